@@ -1,0 +1,151 @@
+"""Frozen settings: what changes results, and what only changes how a run goes.
+
+Sizes are derived here, once, by exact division; contradictory settings raise before any work starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from batchser.errors import ConfigError
+
+#: Every feature of paper 000's stack, in its order. A bundle names those its network reads.
+FEATURE_NAMES: Final = ("mfcc", "delta", "chroma", "mel", "contrast", "tonnetz")
+
+
+def exact_div(numerator: int, denominator: int, what: str) -> int:
+    """Divide without remainder, or say which settings contradict each other."""
+    if denominator <= 0 or numerator % denominator:
+        raise ConfigError(f"{what}: {numerator} is not a whole multiple of {denominator}; choose values that divide")
+    return numerator // denominator
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSettings:
+    """How a window becomes features; kept in the model bundle, which always wins.
+
+    The defaults are those of the telephone models: 3 s at 8 kHz, 64 ms frames every 16 ms.
+    """
+
+    names: tuple[str, ...] = ("mel",)
+    rate_hz: int = 8000
+    window_ms: int = 3000
+    fft_samples: int = 512
+    hop_samples: int = 128
+    num_mels: int = 64
+    num_mfcc: int = 40
+    num_chroma: int = 12
+    num_contrast_bands: int = 4
+    mel_min_hz: float = 0.0
+    mel_max_hz: float = 4000.0
+    contrast_min_hz: float = 200.0
+    top_db: float = 80.0
+
+    def __post_init__(self) -> None:
+        faults = []
+        unknown = [name for name in self.names if name not in FEATURE_NAMES]
+        if unknown or not self.names:
+            faults.append(
+                f"features.names: received {self.names!r}, expected one or more of {', '.join(FEATURE_NAMES)}"
+            )
+        if self.mel_max_hz > self.rate_hz / 2:
+            faults.append(f"features.mel_max_hz: {self.mel_max_hz} Hz lies above half of the rate {self.rate_hz} Hz")
+        if self.contrast_min_hz * 2**self.num_contrast_bands > self.rate_hz / 2:
+            faults.append(
+                f"features.num_contrast_bands: {self.num_contrast_bands} octaves from {self.contrast_min_hz} Hz pass "
+                f"half of the rate {self.rate_hz} Hz; choose fewer"
+            )
+        if self.hop_samples < 1 or self.fft_samples < self.hop_samples:
+            faults.append(f"features.hop_samples: received {self.hop_samples}, expected 1 to {self.fft_samples}")
+        if faults:
+            raise ConfigError(faults)
+        exact_div(self.rate_hz * self.window_ms, 1000, "features.window_ms x rate_hz / 1000")
+
+    @property
+    def window_samples(self) -> int:
+        """Samples in a whole window."""
+        return exact_div(self.rate_hz * self.window_ms, 1000, "features.window_ms x rate_hz / 1000")
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that lie wholly inside a window (``center=False``)."""
+        return 1 + (self.window_samples - self.fft_samples) // self.hop_samples
+
+    @property
+    def num_features(self) -> int:
+        """Features per frame, over all of ``names``."""
+        return sum(self.width_of(name) for name in self.names)
+
+    def width_of(self, name: str) -> int:
+        """Features per frame of one of FEATURE_NAMES."""
+        return {
+            "mfcc": self.num_mfcc,
+            "delta": self.num_mfcc,
+            "chroma": self.num_chroma,
+            "mel": self.num_mels,
+            "contrast": self.num_contrast_bands + 1,
+            "tonnetz": 6,
+        }[name]
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """When a window is speech; kept in the model bundle. Chosen on training folds (see the model card).
+
+    A stretch of the window (a chunk, some 64 ms) is voiced from ``voiced_probability`` on; a window is speech from
+    ``min_voiced_s`` voiced seconds on, and silence without asking the network below ``silence_dbfs``.
+    """
+
+    min_voiced_s: float = 0.5
+    voiced_probability: float = 0.5
+    silence_dbfs: float = -65.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What a recording may ask of the machine; past one of these it is ``unreadable`` and its row gives the number."""
+
+    max_duration_s: float = 24 * 3600.0
+    max_channels: int = 8
+    min_rate_hz: int = 4000
+    max_rate_hz: int = 192_000
+    max_decoded_bytes: int = 64 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class SummarySettings:
+    """The constants behind a call's trend and escalation (documented in summary.py and the README)."""
+
+    trend_threshold: float = 0.15
+    trend_min_windows: int = 4
+    escalation_rise: float = 0.25
+    escalation_level: float = 0.5
+    escalation_windows: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """The settings that change a run's results, besides the model: its fingerprint is ``settings_sha256``.
+
+    Paths, workers, block and batch sizes are not here: results do not depend on them beyond 1e-5 in a score.
+    """
+
+    roles: tuple[str, ...] = ("customer", "mixed")
+    channel_roles: tuple[str, ...] | None = None
+    min_duration_s: float = 0.5
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    summary: SummarySettings = field(default_factory=SummarySettings)
+
+    def fingerprint(self) -> str:
+        """The sha256 of these settings in canonical JSON, 64 hexadecimal digits."""
+        return fingerprint_of(dataclasses.asdict(self))
+
+
+def fingerprint_of(value: Any) -> str:
+    """The sha256 of a JSON-able value, independent of the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
