@@ -118,14 +118,16 @@ class WindowScores:
     @property
     def scored(self) -> BoolArray:
         """Which windows have an emotion, bool (n,)."""
-        return ~np.isnan(self.probabilities).any(axis=1)
+        scored: BoolArray = ~np.isnan(self.probabilities).any(axis=1)
+        return scored
 
     @property
     def confidence(self) -> FloatArray:
         """The largest probability of each window, float32 (n,); NaN where not scored."""
         if not self.probabilities.size:
             return np.full(len(self.kind), np.nan, np.float32)
-        return self.probabilities.max(axis=1)  # NaN rows stay NaN
+        confidence: FloatArray = self.probabilities.max(axis=1)  # NaN rows stay NaN
+        return confidence
 
     @property
     def abstained(self) -> BoolArray:
