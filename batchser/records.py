@@ -81,13 +81,12 @@ class AudioBlock:
 
 @dataclass(frozen=True, slots=True)
 class WindowBatch:
-    """Consecutive windows of one channel.
+    """Consecutive windows of all channels of one recording.
 
-    ``samples`` is float32 (num_windows, window_samples); a shorter tail is padded with zeros and
-    ``num_samples`` int32 (num_windows,) has each window's true length.
+    ``samples`` is float32 (num_channels, num_windows, window_samples); the last window of a recording may
+    be shorter: it is padded with zeros, and ``num_samples`` int32 (num_windows,) has the true lengths.
     """
 
-    channel: int
     first_segment: int
     samples: FloatArray
     num_samples: IntArray
@@ -118,16 +117,14 @@ class WindowScores:
     @property
     def scored(self) -> BoolArray:
         """Which windows have an emotion, bool (n,)."""
-        scored: BoolArray = ~np.isnan(self.probabilities).any(axis=1)
-        return scored
+        return np.asarray(~np.isnan(self.probabilities).any(axis=1))
 
     @property
     def confidence(self) -> FloatArray:
         """The largest probability of each window, float32 (n,); NaN where not scored."""
         if not self.probabilities.size:
             return np.full(len(self.kind), np.nan, np.float32)
-        confidence: FloatArray = self.probabilities.max(axis=1)  # NaN rows stay NaN
-        return confidence
+        return np.asarray(self.probabilities.max(axis=1))  # NaN rows stay NaN
 
     @property
     def abstained(self) -> BoolArray:

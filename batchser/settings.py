@@ -54,7 +54,7 @@ class FeatureSettings:
             )
         if self.mel_max_hz > self.rate_hz / 2:
             faults.append(f"features.mel_max_hz: {self.mel_max_hz} Hz lies above half of the rate {self.rate_hz} Hz")
-        if self.contrast_min_hz * 2**self.num_contrast_bands > self.rate_hz / 2:
+        if self.contrast_min_hz * 2 ** (self.num_contrast_bands - 1) >= self.rate_hz / 2:
             faults.append(
                 f"features.num_contrast_bands: {self.num_contrast_bands} octaves from {self.contrast_min_hz} Hz pass "
                 f"half of the rate {self.rate_hz} Hz; choose fewer"

@@ -1,0 +1,209 @@
+"""From windows to features: one STFT for a batch, and every feature of paper 000's stack from it.
+
+A window's features depend on that window alone, frames lie wholly inside it (``center=False``), and each
+equals librosa's function on the same 3 seconds (tests/test_features.py states the tolerance). So streaming
+equals the whole file by construction, whatever the blocks and batches.
+
+    samples (B, N) → frames (B, T, fft) → |STFT| (B, T, fft/2 + 1) → mel, chroma, contrast → mfcc, delta, tonnetz
+
+All spectra are float32 and all sums matrix products; delta is librosa's Savitzky-Golay filter written as a
+matrix over the window's frames, edges included.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+from batchser.records import FloatArray, IntArray
+from batchser.settings import FeatureSettings
+
+_AMIN = 1e-10  # librosa.power_to_db's floor on power
+_DELTA_WIDTH = 9  # librosa.feature.delta's default
+_CONTRAST_QUANTILE = 0.02  # librosa.feature.spectral_contrast's default
+_CHUNK_WINDOWS = 8  # frames and spectra of this many windows stay in the processor's cache
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features of a batch: ``mel_db`` float32 (B, T, num_mels) for the gate, ``stack`` float32 (B, T, num_features)
+    for the network, in the order of ``FeatureSettings.names``.
+    """
+
+    mel_db: FloatArray
+    stack: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrices:
+    """The constant matrices of one FeatureSettings, all float32."""
+
+    window: FloatArray  # (fft,)
+    mel: FloatArray  # (fft/2 + 1, num_mels)
+    dct: FloatArray  # (num_mels, num_mfcc)
+    delta: FloatArray  # (T, T)
+    chroma: FloatArray  # (fft/2 + 1, num_chroma)
+    tonnetz: FloatArray  # (num_chroma, 6)
+    contrast_bands: tuple[tuple[int, int, int], ...]  # first bin, end bin, bins in a quantile
+
+
+@functools.lru_cache(maxsize=8)
+def _matrices(settings: FeatureSettings) -> _Matrices:
+    import librosa  # heavy (numba), and needed for its filter banks only
+
+    s = settings
+    mel = librosa.filters.mel(
+        sr=s.rate_hz, n_fft=s.fft_samples, n_mels=s.num_mels, fmin=s.mel_min_hz, fmax=s.mel_max_hz
+    )
+    chroma = librosa.filters.chroma(sr=s.rate_hz, n_fft=s.fft_samples, tuning=0.0, n_chroma=s.num_chroma)
+    dct = scipy.fft.dct(np.eye(s.num_mels), axis=0, type=2, norm="ortho")[: s.num_mfcc]
+    delta = np.eye(s.num_frames)
+    if s.num_frames >= _DELTA_WIDTH:
+        delta = scipy.signal.savgol_filter(delta, _DELTA_WIDTH, deriv=1, polyorder=1, axis=0, mode="interp")
+    return _Matrices(
+        window=scipy.signal.get_window("hann", s.fft_samples, fftbins=True).astype(np.float32),
+        mel=np.ascontiguousarray(mel.T, np.float32),
+        dct=np.ascontiguousarray(dct.T, np.float32),
+        delta=delta.astype(np.float32),
+        chroma=np.ascontiguousarray(chroma.T, np.float32),
+        tonnetz=_tonnetz_matrix(s.num_chroma),
+        contrast_bands=_contrast_bands(s),
+    )
+
+
+def _tonnetz_matrix(num_chroma: int) -> FloatArray:
+    """Chroma to tonal centroids (fifths, minor and major thirds), Harte et al. 2006, as in librosa.feature.tonnetz."""
+    dim_map = np.linspace(0, 12, num=num_chroma, endpoint=False)
+    scale = np.asarray([7.0 / 6, 7.0 / 6, 3.0 / 2, 3.0 / 2, 2.0 / 3, 2.0 / 3])
+    phase = np.multiply.outer(scale, dim_map)
+    phase[::2] -= 0.5
+    radius = np.array([1, 1, 1, 1, 0.5, 0.5])
+    return (radius[:, np.newaxis] * np.cos(np.pi * phase)).T.astype(np.float32)
+
+
+def _contrast_bands(settings: FeatureSettings) -> tuple[tuple[int, int, int], ...]:
+    """Octave bands of spectral contrast (Jiang et al. 2002), cut at the very bins where librosa cuts them."""
+    bins_hz = np.fft.rfftfreq(settings.fft_samples, 1 / settings.rate_hz)
+    edges_hz = np.zeros(settings.num_contrast_bands + 2)
+    edges_hz[1:] = settings.contrast_min_hz * 2.0 ** np.arange(settings.num_contrast_bands + 1)
+    bands = []
+    for k, (low_hz, high_hz) in enumerate(zip(edges_hz[:-1], edges_hz[1:], strict=True)):
+        inside = np.flatnonzero((bins_hz >= low_hz) & (bins_hz <= high_hz))
+        first, end = int(inside[0]), int(inside[-1]) + 1
+        if k > 0:
+            first -= 1  # each band but the lowest also takes its lower neighbour's last bin
+        last_band = k == settings.num_contrast_bands
+        if last_band:
+            end = len(bins_hz)
+        num_quantile = max(1, round(_CONTRAST_QUANTILE * (end - first)))
+        bands.append((first, end if last_band else end - 1, int(num_quantile)))
+    return tuple(bands)
+
+
+def extract(samples: FloatArray, settings: FeatureSettings) -> Features:
+    """Compute the features of a batch of windows.
+
+    Parameters
+    ----------
+    samples : float32 (B, window_samples) at ``settings.rate_hz``, shorter windows padded with zeros
+    settings : which features, and how
+
+    Returns
+    -------
+    Features : ``mel_db`` float32 (B, T, num_mels) and ``stack`` float32 (B, T, num_features)
+    """
+    mel_db = np.empty((len(samples), settings.num_frames, settings.num_mels), np.float32)
+    stack = np.empty((len(samples), settings.num_frames, settings.num_features), np.float32)
+    for start in range(0, len(samples), _CHUNK_WINDOWS):
+        chunk = slice(start, start + _CHUNK_WINDOWS)
+        mel_db[chunk], parts = _extract_chunk(samples[chunk], settings)
+        at = 0
+        for part in parts:
+            stack[chunk, :, at : at + part.shape[2]] = part
+            at += part.shape[2]
+    return Features(mel_db, stack)
+
+
+def _extract_chunk(samples: FloatArray, settings: FeatureSettings) -> tuple[FloatArray, list[FloatArray]]:
+    """Log-mel (b, T, num_mels), and each feature named in the settings, (b, T, its width)."""
+    m = _matrices(settings)
+    spectrum = _stft(samples, settings, m.window)  # (b, T, fft/2 + 1) complex64
+    power = spectrum.real**2 + spectrum.imag**2
+    mel_db = power_to_db(power @ m.mel, settings.top_db)  # (b, T, num_mels)
+    found: dict[str, FloatArray] = {"mel": mel_db}
+    wanted = set(settings.names)
+    if wanted & {"mfcc", "delta"}:
+        found["mfcc"] = mel_db @ m.dct  # (b, T, num_mfcc)
+    if "delta" in wanted:
+        found["delta"] = m.delta @ found["mfcc"]  # (T, T) @ (b, T, num_mfcc)
+    if wanted & {"chroma", "tonnetz"}:
+        found["chroma"] = _normalise(power @ m.chroma, np.inf)  # (b, T, num_chroma)
+    if "tonnetz" in wanted:
+        found["tonnetz"] = _normalise(found["chroma"], 1) @ m.tonnetz  # (b, T, 6)
+    if "contrast" in wanted:
+        found["contrast"] = _contrast(np.sqrt(power), m.contrast_bands)
+    return mel_db, [found[name] for name in settings.names]
+
+
+def _stft(samples: FloatArray, settings: FeatureSettings, window: FloatArray) -> FloatArray:
+    """Spectra of the frames inside each window, complex64 (b, T, fft/2 + 1); frames are a view, not copies."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, settings.fft_samples, axis=1)
+    frames = frames[:, :: settings.hop_samples][:, : settings.num_frames]  # (b, T, fft)
+    spectrum: FloatArray = scipy.fft.rfft(frames * window, axis=2, overwrite_x=True)
+    return spectrum
+
+
+def power_to_db(power: FloatArray, top_db: float) -> FloatArray:
+    """Power in decibels, at most ``top_db`` below the window's own peak: float32, the shape of ``power`` (B, …).
+
+    librosa.power_to_db of each window alone.
+    """
+    db = 10.0 * np.log10(np.maximum(power, np.float32(_AMIN)))
+    peak = db.max(axis=tuple(range(1, db.ndim)), keepdims=True)
+    return np.asarray(np.maximum(db, peak - np.float32(top_db)))
+
+
+def _normalise(values: FloatArray, order: float) -> FloatArray:
+    """Scale each frame to unit norm (1 or max) over its last axis; frames without energy stay as they are."""
+    length = np.linalg.norm(values, ord=order, axis=2, keepdims=True)
+    tiny = np.finfo(np.float32).tiny
+    return values / np.where(length < tiny, np.float32(1.0), length)
+
+
+def _contrast(magnitude: FloatArray, bands: tuple[tuple[int, int, int], ...]) -> FloatArray:
+    """Peak minus valley in dB per octave band, float32 (b, T, bands), as librosa.feature.spectral_contrast."""
+    peaks, valleys = [], []
+    for first, end, num_quantile in bands:
+        band = np.sort(magnitude[:, :, first:end], axis=2)
+        valleys.append(band[:, :, :num_quantile].mean(axis=2))
+        peaks.append(band[:, :, -num_quantile:].mean(axis=2))
+    peak, valley = np.stack(peaks, axis=2), np.stack(valleys, axis=2)
+    return power_to_db(peak, 80.0) - power_to_db(valley, 80.0)
+
+
+def frames_inside(num_samples: IntArray, settings: FeatureSettings) -> IntArray:
+    """How many frames lie wholly inside the true length of each window, int32 (B,)."""
+    inside = 1 + (num_samples - settings.fft_samples) // settings.hop_samples
+    return np.clip(inside, 0, settings.num_frames).astype(np.int32)
+
+
+def remove_window_mean(stack: FloatArray, num_frames: IntArray) -> FloatArray:
+    """Subtract each feature's mean over the window's true frames; padded frames become 0. (B, T, F) → (B, T, F).
+
+    In log-mel this takes out level and the line's colour alike: a louder copy has the same features.
+    """
+    inside = (np.arange(stack.shape[1]) < num_frames[:, None])[:, :, None]  # (B, T, 1)
+    mean = (stack * inside).sum(axis=1, keepdims=True) / np.maximum(num_frames, 1)[:, None, None]
+    return np.asarray((stack - mean) * inside, np.float32)
+
+
+def level_below_peak(mel_db: FloatArray, num_frames: IntArray, top_db: float) -> FloatArray:
+    """Log-mel from −1 (``top_db`` under the window's peak, or padding) to 1 (the peak): the gate's input, (B, T, F)."""
+    inside = (np.arange(mel_db.shape[1]) < num_frames[:, None])[:, :, None]
+    peak = np.where(inside, mel_db, -np.inf).max(axis=(1, 2), keepdims=True)
+    scaled = 1.0 + (mel_db - peak) / np.float32(top_db / 2)
+    return np.where(inside, np.maximum(scaled, -1.0), np.float32(-1.0)).astype(np.float32)

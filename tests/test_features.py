@@ -1,0 +1,112 @@
+"""Fast features equal librosa's, window by window, and do not depend on how windows are batched."""
+
+import librosa
+import numpy as np
+import pytest
+
+from batchser.features import extract, frames_inside, level_below_peak, remove_window_mean
+from batchser.settings import FEATURE_NAMES, FeatureSettings
+
+TELEPHONE = FeatureSettings(names=FEATURE_NAMES)
+WIDEBAND = FeatureSettings(
+    names=FEATURE_NAMES, rate_hz=22_050, fft_samples=2048, hop_samples=512, num_mels=128, mel_max_hz=11_025.0,
+    num_contrast_bands=6,
+)  # fmt: skip
+#: Largest difference from librosa allowed, in each feature's own unit (dB; chroma and tonnetz are at most 1).
+TOLERANCE = {"mfcc": 2e-2, "delta": 2e-3, "chroma": 2e-4, "mel": 2e-3, "contrast": 1e-2, "tonnetz": 2e-4}
+
+
+def speechlike(settings: FeatureSettings, num_windows: int, seed: int = 0) -> np.ndarray:
+    """A gliding harmonic tone in gated noise, float32 (num_windows, window_samples)."""
+    rng = np.random.default_rng(seed)
+    n = settings.window_samples
+    t = np.arange(n) / settings.rate_hz
+    f0 = rng.uniform(90, 250, (num_windows, 1)) * (1 + 0.2 * np.sin(2 * np.pi * 0.7 * t))
+    phase = 2 * np.pi * np.cumsum(f0, axis=1) / settings.rate_hz
+    voice = sum(np.sin(h * phase) / h for h in range(1, 12)) * (np.sin(2 * np.pi * 2.1 * t) > -0.3)
+    return (0.1 * voice + 0.003 * rng.standard_normal((num_windows, n))).astype(np.float32)
+
+
+def librosa_features(y: np.ndarray, s: FeatureSettings) -> dict[str, np.ndarray]:
+    """The papers' recipe on one window, (frames, width) each."""
+    magnitude = np.abs(librosa.stft(y, n_fft=s.fft_samples, hop_length=s.hop_samples, center=False))
+    mel = librosa.feature.melspectrogram(
+        S=magnitude**2, sr=s.rate_hz, n_mels=s.num_mels, fmin=s.mel_min_hz, fmax=s.mel_max_hz, n_fft=s.fft_samples
+    )
+    mel_db = librosa.power_to_db(mel, top_db=s.top_db)
+    mfcc = librosa.feature.mfcc(S=mel_db, n_mfcc=s.num_mfcc)
+    chroma = librosa.feature.chroma_stft(S=magnitude**2, sr=s.rate_hz, n_fft=s.fft_samples, tuning=0.0)
+    contrast = librosa.feature.spectral_contrast(
+        S=magnitude, sr=s.rate_hz, n_fft=s.fft_samples, n_bands=s.num_contrast_bands, fmin=s.contrast_min_hz
+    )
+    found = {
+        "mel": mel_db, "mfcc": mfcc, "delta": librosa.feature.delta(mfcc), "chroma": chroma, "contrast": contrast,
+        "tonnetz": librosa.feature.tonnetz(chroma=chroma),
+    }  # fmt: skip
+    return {name: value.T for name, value in found.items()}
+
+
+@pytest.mark.parametrize("settings", [TELEPHONE, WIDEBAND], ids=["telephone", "wideband"])
+@pytest.mark.parametrize("name", FEATURE_NAMES)
+def test_each_feature_equals_librosas(settings, name):
+    windows = speechlike(settings, 3)
+    stack = extract(windows, settings).stack
+    start = sum(settings.width_of(n) for n in FEATURE_NAMES[: FEATURE_NAMES.index(name)])
+    for window, ours in zip(windows, stack, strict=True):
+        theirs = librosa_features(window, settings)[name]
+        np.testing.assert_allclose(
+            ours[:, start : start + settings.width_of(name)], theirs, rtol=0, atol=TOLERANCE[name]
+        )
+
+
+def test_silent_and_tiny_windows_give_finite_features():
+    windows = np.zeros((2, TELEPHONE.window_samples), np.float32)
+    windows[1, 0] = 1e-4
+    assert np.isfinite(extract(windows, TELEPHONE).stack).all()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_batches_do_not_change_features(batch):
+    windows = speechlike(TELEPHONE, 9)
+    whole = extract(windows, TELEPHONE).stack
+    parts = np.concatenate([extract(windows[k : k + batch], TELEPHONE).stack for k in range(0, 9, batch)])
+    np.testing.assert_allclose(parts, whole, atol=1e-4)
+
+
+def test_only_the_named_features_are_stacked_in_order():
+    windows = speechlike(TELEPHONE, 2)
+    some = extract(windows, FeatureSettings(names=("tonnetz", "mel"))).stack
+    every = extract(windows, TELEPHONE).stack
+    assert some.shape == (2, 184, 6 + 64)
+    np.testing.assert_allclose(some[:, :, :6], every[:, :, -6:], atol=1e-6)
+
+
+def test_level_and_colour_are_taken_out():
+    settings = FeatureSettings()
+    windows = speechlike(settings, 2)
+    frames = np.full(2, settings.num_frames, np.int32)
+    quiet, loud = (extract(windows * gain, settings).mel_db for gain in (0.25, 4.0))
+    np.testing.assert_allclose(remove_window_mean(loud, frames), remove_window_mean(quiet, frames), atol=0.02)
+    np.testing.assert_allclose(
+        level_below_peak(loud, frames, 80.0), level_below_peak(quiet, frames, 80.0), atol=1e-3
+    )
+
+
+def test_padding_is_outside_every_mean():
+    settings = FeatureSettings()
+    windows = speechlike(settings, 1)
+    num_samples = np.array([9000], np.int32)
+    windows[:, 9000:] = 0
+    frames = frames_inside(num_samples, settings)
+    assert frames.tolist() == [1 + (9000 - 512) // 128]
+    mel_db = extract(windows, settings).mel_db
+    out = remove_window_mean(mel_db, frames)
+    np.testing.assert_allclose(out[0, : frames[0]].mean(axis=0), 0, atol=1e-4)
+    assert (out[0, frames[0] :] == 0).all()
+    assert (level_below_peak(mel_db, frames, 80.0)[0, frames[0] :] == -1).all()
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 511, 512, 24_000])
+def test_frames_inside_counts_whole_frames(num_samples):
+    expected = len(range(0, num_samples - 511, 128))
+    assert frames_inside(np.array([num_samples], np.int32), FeatureSettings()).tolist() == [expected]
