@@ -125,6 +125,8 @@ class SummarySettings:
     escalation_rise: float = 0.25
     escalation_level: float = 0.5
     escalation_windows: int = 3
+    escalation_lasting_windows: int = 9
+    escalation_sigmas: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
