@@ -13,6 +13,7 @@ matrix over the window's frames, edges included.
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +92,7 @@ def _contrast_bands(settings: FeatureSettings) -> tuple[tuple[int, int, int], ..
     edges_hz = np.zeros(settings.num_contrast_bands + 2)
     edges_hz[1:] = settings.contrast_min_hz * 2.0 ** np.arange(settings.num_contrast_bands + 1)
     bands = []
-    for k, (low_hz, high_hz) in enumerate(zip(edges_hz[:-1], edges_hz[1:], strict=True)):
+    for k, (low_hz, high_hz) in enumerate(itertools.pairwise(edges_hz)):
         inside = np.flatnonzero((bins_hz >= low_hz) & (bins_hz <= high_hz))
         first, end = int(inside[0]), int(inside[-1]) + 1
         if k > 0:

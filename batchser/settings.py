@@ -44,6 +44,7 @@ class FeatureSettings:
     mel_max_hz: float = 4000.0
     contrast_min_hz: float = 200.0
     top_db: float = 80.0
+    window_mean_removed: bool = True
 
     def __post_init__(self) -> None:
         faults = []
@@ -96,10 +97,12 @@ class FeatureSettings:
 class GateSettings:
     """When a window is speech; kept in the model bundle. Chosen on training folds (see the model card).
 
-    A stretch of the window (a chunk, some 64 ms) is voiced from ``voiced_probability`` on; a window is speech from
-    ``min_voiced_s`` voiced seconds on, and silence without asking the network below ``silence_dbfs``.
+    The gate's network judges chunks of ``chunk_frames`` frames (64 ms). A chunk is voiced from ``voiced_probability``
+    on; a window is speech from ``min_voiced_s`` voiced seconds on (a tail shorter than twice that: when half of it is
+    voiced), and silence whatever the network says when it is quieter than ``silence_dbfs``.
     """
 
+    chunk_frames: int = 4
     min_voiced_s: float = 0.5
     voiced_probability: float = 0.5
     silence_dbfs: float = -65.0

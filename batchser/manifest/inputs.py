@@ -1,4 +1,4 @@
-"""Folders, globs, CSV/Parquet manifests and URLs → Recordings in a stated order; shards of about equal minutes.
+"""Folders, globs, CSV/Parquet manifests and URLs → Recordings in a stated order.
 
 Nothing here opens a recording: one that is missing becomes a row of the results later. What is wrong with the inputs
 themselves is told all at once, in one ConfigError.
@@ -6,7 +6,6 @@ themselves is told all at once, in one ConfigError.
 
 from __future__ import annotations
 
-import math
 import posixpath
 import re
 from collections import Counter
@@ -20,8 +19,7 @@ import fsspec
 import pyarrow as pa
 
 from batchser.errors import ConfigError
-from batchser.manifest_files import (
-    AUDIO_SUFFIXES,
+from batchser.manifest.files import (
     absolute,
     find_files,
     identity,
@@ -31,15 +29,11 @@ from batchser.manifest_files import (
     split_url,
     suffix_of,
 )
-from batchser.manifest_rows import ManifestRows, read_rows, table_of
+from batchser.manifest.rows import ManifestRows, read_rows, table_of
 from batchser.records import Recording
-
-__all__ = ["AUDIO_SUFFIXES", "MANIFEST_SUFFIXES", "UNKNOWN_SECONDS", "Manifest", "Shard", "make_shards", "read_inputs"]
 
 MANIFEST_SUFFIXES: Final = frozenset({".csv", ".parquet", ".pq"})
 
-#: What a recording of unknown length counts for in a shard: a usual call.
-UNKNOWN_SECONDS: Final = 300.0
 #: Faults shown; the others are counted.
 MAX_FAULTS_SHOWN: Final = 50
 
@@ -55,14 +49,6 @@ class Manifest:
 
     recordings: tuple[Recording, ...]
     columns: pa.Table
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Consecutive recordings that one task works through; ``number`` counts from 0."""
-
-    number: int
-    recordings: tuple[Recording, ...]
 
 
 def read_inputs(inputs: Sequence[str], reserved: Collection[str]) -> Manifest:
@@ -107,44 +93,6 @@ def read_inputs(inputs: Sequence[str], reserved: Collection[str]) -> Manifest:
     )
     recordings = (Recording(i, call_id, *row) for i, (call_id, row) in enumerate(zip(call_ids, rows, strict=True)))
     return Manifest(tuple(recordings), columns)
-
-
-def make_shards(
-    recordings: Sequence[Recording],
-    seconds: Sequence[float | None],
-    target_s: float,
-    max_recordings: int = 500,
-) -> list[Shard]:
-    """Cut the recordings, in order, into runs of at most ``target_s`` seconds and ``max_recordings`` recordings.
-
-    Parameters
-    ----------
-    recordings
-        In manifest order.
-    seconds
-        The length of each; None (or NaN) counts as UNKNOWN_SECONDS.
-    target_s
-        The seconds of a full shard. A longer recording is a shard of its own.
-    max_recordings
-        So that many short or empty files do not become one endless task.
-
-    Raises
-    ------
-    ConfigError
-        If ``target_s`` or ``max_recordings`` is not positive.
-    """
-    if not target_s > 0 or max_recordings < 1:
-        raise ConfigError(f"shards of {target_s} s and {max_recordings} recordings; expected both to be positive")
-    runs: list[list[Recording]] = []
-    filled_s = 0.0
-    for recording, length in zip(recordings, seconds, strict=True):
-        length_s = UNKNOWN_SECONDS if length is None or math.isnan(length) else max(0.0, length)
-        if not runs or filled_s + length_s > target_s or len(runs[-1]) >= max_recordings:
-            runs.append([])
-            filled_s = 0.0
-        runs[-1].append(recording)
-        filled_s += length_s
-    return [Shard(number, tuple(run)) for number, run in enumerate(runs)]
 
 
 @dataclass(slots=True)

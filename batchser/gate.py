@@ -1,0 +1,82 @@
+"""The gate: which windows are speech, and how many of their seconds are voiced.
+
+The gate's network (networks.py, weights in the bundle) gives each chunk of a window, some 64 ms, a probability
+for every one of KINDS. The rule here turns them into one kind and the voiced seconds of each window. Detectors of
+voice activity alone will not do: they take nearly all hold music for speech.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchser.records import FLOOR_DBFS, SILENCE, SPEECH, BoolArray, DoubleArray, FloatArray, IntArray, KindArray
+from batchser.settings import GateSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What the gate says of B windows: ``kind`` int8 (B,), ``voiced_s`` float64 (B,), and which chunks are voiced,
+    bool (B, num_chunks).
+    """
+
+    kind: KindArray
+    voiced_s: DoubleArray
+    voiced: BoolArray
+
+
+def level_dbfs(samples: FloatArray, num_samples: IntArray) -> FloatArray:
+    """Mean level of each window over its true length, dB re full scale, float32 (B,), at least FLOOR_DBFS.
+
+    ``samples`` is float32 (B, N), padded with zeros past ``num_samples`` int32 (B,).
+    """
+    energy = np.einsum("bn,bn->b", samples, samples, dtype=np.float64) / np.maximum(num_samples, 1)
+    with np.errstate(divide="ignore"):
+        return np.maximum(10 * np.log10(energy), FLOOR_DBFS).astype(np.float32)
+
+
+def decide(
+    probabilities: FloatArray,
+    num_frames: IntArray,
+    length_s: DoubleArray,
+    level: FloatArray,
+    settings: GateSettings,
+) -> Gated:
+    """Turn the network's probabilities into kinds and voiced seconds.
+
+    Parameters
+    ----------
+    probabilities : float32 (B, num_chunks, len(KINDS)), the network's output
+    num_frames : int32 (B,), frames inside each window's true length; chunks behind them do not count
+    length_s : float64 (B,), true length of each window
+    level : float32 (B,), ``level_dbfs`` of each window
+    settings : the bundle's GateSettings
+
+    Returns
+    -------
+    Gated : a window is speech from ``min_voiced_s`` on; else the kind that most of it resembles, speech aside.
+        ``voiced_s`` lies in [0, length_s].
+    """
+    num_chunks = probabilities.shape[1]
+    chunks_inside = -(-num_frames // settings.chunk_frames)  # (B,)
+    inside = np.arange(num_chunks) < chunks_inside[:, None]  # (B, num_chunks)
+    audible = (level >= settings.silence_dbfs) & (chunks_inside > 0)
+    voiced = inside & audible[:, None] & (probabilities[:, :, SPEECH] >= settings.voiced_probability)
+    voiced_s = voiced.sum(axis=1) / np.maximum(chunks_inside, 1) * length_s
+    needed_s = np.minimum(settings.min_voiced_s, np.maximum(length_s / 2, 1e-9))
+    mass = (probabilities * inside[:, :, None]).sum(axis=1)  # (B, len(KINDS))
+    mass[:, SPEECH] = -1.0
+    kind = np.where(audible, mass.argmax(axis=1), SILENCE)
+    kind = np.where(audible & (voiced_s >= needed_s), SPEECH, kind)
+    return Gated(kind.astype(np.int8), voiced_s, voiced)
+
+
+def overtalk_s(voiced: BoolArray, num_frames: IntArray, length_s: DoubleArray, settings: GateSettings) -> DoubleArray:
+    """Seconds of each window in which a channel and at least one other are voiced at once.
+
+    ``voiced`` is bool (num_channels, B, num_chunks); returns float64 (num_channels, B).
+    """
+    both = voiced & (voiced.sum(axis=0) > 1)
+    chunks_inside = np.maximum(-(-num_frames // settings.chunk_frames), 1)
+    return np.asarray(both.sum(axis=2) / chunks_inside * length_s, np.float64)

@@ -1,0 +1,205 @@
+"""Scoring: one loaded model a process, big batches gathered across recordings.
+
+``Model`` runs a bundle's two networks in TensorFlow; ``BatchScorer`` collects speech windows until a batch is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from batchser import networks
+from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights, weights_of
+from batchser.errors import BundleError
+from batchser.features import level_below_peak, remove_window_mean
+from batchser.records import KINDS, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import keras
+
+    Network = Callable[[FloatArray], Any]
+
+
+def start_tensorflow(num_threads: int) -> None:
+    """Import TensorFlow quietly and pin its pools; without effect on the pools once TensorFlow has worked.
+
+    A GPU is used where there is one, its memory taken as needed; its absence is not mentioned.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with _muted():
+        import tensorflow as tf
+    tf.get_logger().setLevel("ERROR")
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:
+        return  # TensorFlow is at work already (a test, a notebook): its pools stay as they are
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Throw away what native code writes to stderr meanwhile: TensorFlow logs before its log level counts."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class Model:
+    """A bundle's two networks, ready to score. Make one a process with ``load_model``.
+
+    ``arrays`` are the bundle's own weights unless given (a fold's, a training run's).
+
+    Raises
+    ------
+    BundleError : the weights do not fit the networks that the bundle names
+    """
+
+    def __init__(self, bundle: Bundle, arrays: Mapping[str, FloatArray] | None = None) -> None:
+        self.bundle = bundle
+        arrays = read_weights(bundle) if arrays is None else arrays
+        self._mean, self._std = _scaler(arrays, bundle.features.num_features)
+        features = bundle.features
+        self._emotion = self._network(bundle.network, arrays, "emotion", features.num_features, len(bundle.labels))
+        self._gate = self._network(bundle.gate_network, arrays, "gate", features.num_mels, len(KINDS))
+
+    def _network(
+        self, spec: NetworkSpec, arrays: Mapping[str, FloatArray], prefix: str, num_features: int, num_outputs: int
+    ) -> Network:
+        num_frames = self.bundle.features.num_frames
+        network = networks.build(spec.name, num_frames, num_features, num_outputs, spec.options)
+        network.set_weights(weights_of(arrays, prefix, [weight.shape for weight in network.weights]))
+        return inference(network, num_frames, num_features)
+
+    def gate(self, mel_db: FloatArray, num_frames: IntArray) -> FloatArray:
+        """Probabilities of KINDS for each chunk: (B, T, num_mels), (B,) → float32 (B, num_chunks, len(KINDS))."""
+        levels = level_below_peak(mel_db, num_frames, self.bundle.features.top_db)
+        return softmax(np.asarray(self._gate(levels)))
+
+    def prepare(self, stack: FloatArray, num_frames: IntArray) -> FloatArray:
+        """Make features what the emotion network takes, by the bundle's scaler: (B, T, F), (B,) → float32 (B, T, F)."""
+        if self.bundle.features.window_mean_removed:
+            stack = remove_window_mean(stack, num_frames)
+        return np.asarray((stack - self._mean) / self._std, np.float32)
+
+    def emotions(self, prepared: FloatArray) -> FloatArray:
+        """Calibrated probabilities of the labels: prepared features (B, T, F) → float32 (B, num_labels)."""
+        return softmax(np.asarray(self._emotion(prepared)) / np.float32(self.bundle.temperature))
+
+
+def _scaler(arrays: Mapping[str, FloatArray], num_features: int) -> tuple[FloatArray, FloatArray]:
+    try:
+        mean, std = arrays["scaler/mean"], arrays["scaler/std"]
+    except KeyError as error:
+        raise BundleError(f"weights.npz lacks {error}; train the bundle again") from error
+    if mean.shape != (num_features,) or std.shape != (num_features,) or not (std > 0).all():
+        raise BundleError(f"weights.npz: the scaler has shape {mean.shape}, expected ({num_features},) with std > 0")
+    return mean, std
+
+
+def inference(network: keras.Model, num_frames: int, num_features: int) -> Network:
+    """Compile a network once for batches of any size: float32 (B, T, F) → its logits."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, num_frames, num_features), tf.float32)]
+    function: Network = tf.function(lambda x: network(x, training=False), input_signature=signature)
+    return function
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Softmax over the last axis, float32."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def load_model(folder: Path, sha256: str, num_threads: int = 1) -> Model:
+    """Load a bundle once per process.
+
+    Raises
+    ------
+    BundleError : the bundle in ``folder`` is not the one with this ``sha256``
+    """
+    start_tensorflow(num_threads)
+    bundle = open_bundle(folder)
+    if bundle.sha256 != sha256:
+        raise BundleError(f"{folder}: the bundle changed while the job ran (sha256 {bundle.sha256[:12]}…); start again")
+    return Model(bundle)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Windows whose probabilities go to ``target[rows]``."""
+
+    prepared: FloatArray
+    target: FloatArray
+    rows: IntArray
+
+
+class BatchScorer:
+    """Collects windows across recordings and scores them ``batch_windows`` at a time.
+
+    Results do not depend on how windows fall into batches beyond 1e-5.
+    """
+
+    def __init__(self, model: Model, batch_windows: int = 256) -> None:
+        self.model = model
+        self.batch_windows = batch_windows
+        self.num_submitted = 0
+        self.num_scored = 0
+        self._waiting: list[_Waiting] = []
+
+    def submit(self, stack: FloatArray, num_frames: IntArray, target: FloatArray, rows: IntArray) -> int:
+        """Queue windows; ``target[rows]``, float32 (·, num_labels), is filled once they are scored.
+
+        Returns ``num_submitted``: the windows are scored when ``num_scored`` has reached it.
+        """
+        if len(rows):
+            self._waiting.append(_Waiting(self.model.prepare(stack, num_frames), target, rows))
+            self.num_submitted += len(rows)
+            while self.num_submitted - self.num_scored >= self.batch_windows:
+                self._score(self.batch_windows)
+        return self.num_submitted
+
+    def flush(self) -> None:
+        """Score all that waits."""
+        while self.num_submitted > self.num_scored:
+            self._score(min(self.batch_windows, self.num_submitted - self.num_scored))
+
+    def _score(self, count: int) -> None:
+        """Score the ``count`` windows that have waited longest."""
+        batch: list[_Waiting] = []
+        missing = count
+        while missing:
+            head = self._waiting.pop(0)
+            if len(head.rows) > missing:
+                self._waiting.insert(0, _Waiting(head.prepared[missing:], head.target, head.rows[missing:]))
+                head = _Waiting(head.prepared[:missing], head.target, head.rows[:missing])
+            batch.append(head)
+            missing -= len(head.rows)
+        probabilities = self.model.emotions(np.concatenate([item.prepared for item in batch]))
+        at = 0
+        for item in batch:
+            item.target[item.rows] = probabilities[at : at + len(item.rows)]
+            at += len(item.rows)
+        self.num_scored += count

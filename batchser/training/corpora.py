@@ -1,0 +1,115 @@
+"""Corpora: labelled clips from the layouts that their owners publish.
+
+A reader takes a data folder and returns Clips. READERS has one per corpus; a corpus is added by adding its reader.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from batchser.audio import open_audio
+from batchser.errors import AudioError, ConfigError
+from batchser.records import FloatArray, Recording
+from batchser.settings import LimitSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What a model card must say of the data behind a model."""
+
+    name: str
+    licence: str
+    commercial_use: bool
+    read: Callable[[Path], list[Clip]]
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One acted utterance: its file, speaker, the emotion meant, and its speaker-independent fold (None: no fold)."""
+
+    corpus: str
+    path: Path
+    speaker: str
+    emotion: str
+    fold: int | None
+
+
+def read_crema_d(data: Path) -> list[Clip]:
+    """CREMA-D by ``index.csv`` (columns corpus, path, speaker, emotion, fold)."""
+    return _read_index(data, "CREMA-D")
+
+
+def _read_index(data: Path, corpus: str) -> list[Clip]:
+    index = data / "index.csv"
+    if not index.is_file():
+        raise ConfigError(
+            f"{index}: no such file. Expected the corpora's folder with index.csv (columns corpus, path, speaker, "
+            "emotion, fold); say where it is with --data"
+        )
+    with index.open(newline="", encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["corpus"] == corpus]
+    return [
+        Clip(corpus, data / row["path"], row["speaker"], row["emotion"], int(row["fold"]) if row["fold"] else None)
+        for row in rows
+    ]
+
+
+READERS: Final[Mapping[str, Corpus]] = {
+    "CREMA-D": Corpus("CREMA-D", "ODbL 1.0 + DbCL 1.0", commercial_use=True, read=read_crema_d),
+}
+
+
+def read_corpora(data: Path, names: Sequence[str]) -> list[Clip]:
+    """All clips of the named corpora, without those whose very audio stands under two labels.
+
+    Raises
+    ------
+    ConfigError : a corpus without a reader, or one without clips under ``data``
+    """
+    unknown = [name for name in names if name not in READERS]
+    if unknown:
+        raise ConfigError(f"corpora: received {', '.join(unknown)}; readers exist for {', '.join(READERS)}")
+    clips: list[Clip] = []
+    for name in names:
+        found = READERS[name].read(data)
+        if not found:
+            raise ConfigError(f"corpora: {data} holds no clip of {name}; say where it is with --data")
+        clips += found
+    return _without_contradictions(clips)
+
+
+def _without_contradictions(clips: Iterable[Clip]) -> list[Clip]:
+    """Drop clips whose identical audio carries two emotions (CREMA-D has three such pairs): no label can be right."""
+    by_content: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        by_content[hashlib.sha256(clip.path.read_bytes()).hexdigest()].append(clip)
+    return [clip for same in by_content.values() if len({c.emotion for c in same}) == 1 for clip in same]
+
+
+def read_samples(path: Path, rate_hz: int) -> FloatArray:
+    """A whole clip, mixed to mono, as the job decodes it: float32 (n,) at ``rate_hz``.
+
+    Raises
+    ------
+    AudioError : as for any recording
+    """
+    recording = Recording(0, path.stem, str(path.absolute()))
+    with open_audio(recording, rate_hz, LimitSettings(max_duration_s=3600.0)) as reader:
+        blocks = [block.samples.mean(axis=0) for block in reader]
+    if not blocks:
+        raise AudioError(f"{path}: no samples could be decoded")
+    return np.concatenate(blocks).astype(np.float32)
+
+
+def find_audio(folder: Path) -> list[Path]:
+    """Sound files directly inside a folder of music or noise, sorted by name (none where there is no folder)."""
+    suffixes = {".wav", ".opus", ".ogg", ".flac", ".mp3"}
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes)
