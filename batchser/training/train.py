@@ -6,6 +6,7 @@ trained the same way on all folds; a few of its speakers are kept for early stop
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import shutil
@@ -85,13 +86,9 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report, calls: Path | N
     fold_weights: dict[str, FloatArray] = {}
     predictions = []
     for fold in recipe.folds:
-        fitted = kept.fit(
-            f"without-fold-{fold}",
-            _EMOTION_KEYS,
-            lambda others=[f for f in recipe.folds if f != fold], fold=fold: fit_emotion(
-                recipe, training_set, others, report, f"fold {fold}"
-            ),
-        )
+        others = [f for f in recipe.folds if f != fold]
+        run = functools.partial(fit_emotion, recipe, training_set, others, report, f"fold {fold}")
+        fitted = kept.fit(f"without-fold-{fold}", _EMOTION_KEYS, run)
         fold_weights |= named_weights(str(fold), fitted.weights)
         fold_weights[f"temperature/{fold}"] = np.array([fitted.temperature], np.float32)
         model = Model(replace(base, temperature=fitted.temperature), shared | named_weights("emotion", fitted.weights))
@@ -115,7 +112,7 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report, calls: Path | N
 
 @dataclass(frozen=True, slots=True)
 class KeptFits:
-    """Finished fits, kept as files in ``folder`` until the bundle is written: a run that was killed goes on from there."""
+    """Finished fits, kept as files in ``folder`` until the bundle is written: a killed run goes on from there."""
 
     folder: Path
     recipe: Recipe
