@@ -1,0 +1,378 @@
+"""The command line: parse, call, exit code. Heavy imports live inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from batchser import __version__
+from batchser.errors import BatchserError, ConfigError
+
+if TYPE_CHECKING:
+    from batchser.runner import Report
+    from batchser.settings import RunSettings
+
+DEFAULT_MODEL: Final = "telephone-6"
+EXIT_CONFIG, EXIT_BROKEN, EXIT_INTERRUPTED = 2, 3, 130
+
+_Command = Callable[..., Any]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code that DESIGN.md promises."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = EXIT_CONFIG
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; what is done is kept, the same command resumes", err=True)
+        code = EXIT_INTERRUPTED
+    except ConfigError as error:
+        for fault in error.faults:
+            click.echo(f"error: {fault}", err=True)
+        code = EXIT_CONFIG
+    except BatchserError as error:
+        click.echo(f"error: {error}", err=True)
+        code = EXIT_BROKEN
+    except Exception:
+        logging.getLogger(__name__).exception("the run broke off; the same command resumes. Please report this")
+        code = EXIT_BROKEN
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Make a TOML file's keys the defaults of the command's options; what the command line says wins."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config {path}: cannot be read as TOML: {error}") from error
+    tables = {name: values.pop(name) for name in ("limits", "summary") if isinstance(values.get(name), dict)}
+    known = {p.name for p in context.command.params} - {"config"}
+    names = {key: key.replace("-", "_") for key in values}
+    unknown = [key for key, name in names.items() if name not in known]
+    faults = [f"--config {path}: key {key!r} is no option of `batchser {context.info_name}`" for key in unknown]
+    if unknown:
+        faults.append(f"--config {path}: expected some of {', '.join(sorted(known))}, [limits], [summary]")
+    if faults:
+        raise ConfigError(faults)
+    context.default_map = {names[key]: _as_words(value) for key, value in values.items()}
+    context.obj = tables
+
+
+def _as_words(value: Any) -> Any:
+    """Join a list of words, as roles may be written in TOML, with commas."""
+    return ",".join(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+
+
+def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Several commands share these options."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_MODEL = click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True, metavar="NAME_OR_DIR",
+    help="An installed bundle's name (`batchser models` lists them) or a bundle's folder.",
+)  # fmt: skip
+_ROLES = click.option(
+    "--roles", default="customer,mixed", show_default=True, metavar="ROLES",
+    help="Roles to score: some of agent, customer, mixed, unknown; or all. Agents are not scored unless named: in the "
+    "EU inferring employees' emotions is prohibited.",
+)  # fmt: skip
+_CHANNEL_ROLES = click.option(
+    "--channel-roles", metavar="ROLES",
+    help="Who speaks on which channel, e.g. agent,customer, for recordings whose manifest row states none.",
+)  # fmt: skip
+_WORKERS = click.option(
+    "--workers", type=click.IntRange(min=0), metavar="N",
+    help="Worker processes. 0: score in this process. Default: one for every processor.",
+)  # fmt: skip
+_CONFIG = click.option(
+    "--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), is_eager=True, expose_value=False,
+    callback=_read_config, metavar="FILE.toml",
+    help="Defaults for all options of this command, by name (`channel_roles = \"agent,customer\"`), and the tables "
+    "[limits] and [summary].",
+)  # fmt: skip
+_QUIET = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+_DATA = click.option(
+    "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR", required=True,
+    help="Folder with the corpora: index.csv and the clips it names; music/ and noise/ for the gate.",
+)  # fmt: skip
+_CALLS = click.option(
+    "--calls", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    help="Folder of composed calls (manifest.csv, turns.csv) of the gate's held-out speakers and music, to be scored "
+    "window by window.",
+)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="batchser")
+def cli() -> None:
+    """Turn a night's call-centre recordings into Parquet tables of emotion.
+
+    \b
+    Start here:
+      batchser check RECORDINGS                       what is there, and how long will it take?
+      batchser run RECORDINGS --out results.parquet   score it all
+      batchser score ONE.wav                          one recording, now, on the terminal
+    """
+
+
+@cli.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", required=True, metavar="OUT", help="Where the calls table goes: a name ending in .parquet.")
+@click.option("--segments", metavar="PATH", help="Where the segments table goes. Default: OUT-stem.segments.parquet.")
+@_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
+@click.option("--scheduler", metavar="ADDRESS", help="Score on the Dask cluster of this scheduler (tcp://host:8786).")
+@click.option("--fresh", is_flag=True, help="Start anew: drop unfinished work, replace a result of other inputs.")
+@click.option("--json-summary", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write what the run did to this JSON file.")  # fmt: skip
+@_options(_QUIET, _CONFIG)
+@click.pass_context
+def run(context: click.Context, /, **options: Any) -> None:
+    """Score recordings and write two Parquet tables: one row per call, one row per 3-second window.
+
+    INPUT is a manifest (CSV or Parquet with a `path` column), a folder, a glob, an audio file or an fsspec URL; several
+    are taken one after another. Interrupted, the same command goes on where it stopped; finished, it does nothing.
+
+    \b
+    Exit codes: 0 every recording was read; 1 done, but some could not be (their rows say why); 2 wrong usage, nothing
+    started; 3 the run broke off, repeat the command; 130 interrupted, repeat the command.
+    """
+    from batchser.progress import ClickProgress
+    from batchser.runner import Job
+    from batchser.runner import run as run_job
+
+    if str(options["out"]).endswith(("/", os.sep)) or Path(options["out"]).is_dir():
+        raise ConfigError(
+            f"--out {options['out']}: is a folder; this version writes single files, give a name ending in .parquet"
+        )
+    job = Job(
+        inputs=tuple(options["inputs"]),
+        out=options["out"],
+        segments=options["segments"],
+        model=options["model"],
+        search=_model_folders(),
+        settings=_run_settings(options, context.obj),
+        workers=options["workers"],
+        scheduler=options["scheduler"],
+        fresh=options["fresh"],
+    )
+    summary_path: Path | None = options["json_summary"]
+    if summary_path is not None and not summary_path.absolute().parent.is_dir():
+        raise ConfigError(f"--json-summary {summary_path}: there is no folder {summary_path.absolute().parent}")
+    report = run_job(job, ClickProgress(quiet=options["quiet"]))
+    if summary_path is not None:
+        summary_path.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    if not options["quiet"]:
+        _print_report(report)
+    context.exit(report.exit_code)
+
+
+def _print_report(report: Report) -> None:
+    from batchser.runner import faults_of
+
+    statuses = ", ".join(f"{count} {status}" for status, count in report.by_status.items() if count)
+    click.echo(f"{report.recordings} recordings ({statuses}); {report.recordings_reused} were done before")
+    click.echo(
+        f"{report.audio_s / 3600:.2f} hours of audio, {report.scored_windows} windows scored by {report.model}, "
+        f"in {report.seconds:.1f} s ({report.x_realtime:.0f} x real time)"
+    )
+    for call_id, status, error in faults_of(report, most=5):
+        click.echo(f"  {status}: {call_id}: {error}", err=True)
+    click.echo(f"calls     {report.out}\nsegments  {report.segments}")
+
+
+@cli.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a page.")
+@_options(_CONFIG)
+@click.pass_context
+def check(context: click.Context, /, **options: Any) -> None:
+    """Look before a run: read headers only and tell formats, channels, hours, faults, and how long a run will take.
+
+    A few minutes of the recordings are scored to measure this machine; nothing is written. Exit code 1 if some
+    recordings cannot be read.
+    """
+    from batchser.preflight import survey
+
+    found = survey(
+        options["inputs"], options["model"], _model_folders(), _run_settings(options, context.obj), options["workers"]
+    )
+    click.echo(json.dumps(asdict(found), indent=1) if options["as_json"] else found.page())
+    context.exit(1 if found.faults else 0)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@_options(_MODEL, _ROLES, _CHANNEL_ROLES)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per window, one a line.")
+@_options(_CONFIG)
+@click.pass_context
+def score(context: click.Context, /, **options: Any) -> None:
+    """Score single recordings now and print their windows.
+
+    The same from Python: `batchser.score("call.wav")` returns the table as a pandas DataFrame.
+    """
+    from batchser.errors import AudioError
+    from batchser.pipeline import score_file
+
+    code = 0
+    for path in options["files"]:
+        try:
+            table = score_file(
+                path, model=options["model"], roles=options["roles"], channel_roles=options["channel_roles"],
+                search=_model_folders(),
+            )  # fmt: skip
+        except AudioError as error:
+            click.echo(f"error: {error}", err=True)
+            code = 1
+            continue
+        if options["as_json"]:
+            click.echo(table.to_json(orient="records", lines=True), nl=False)
+            continue
+        shown = table.drop(columns=["call_id"]).to_string(
+            index=False, float_format=lambda value: f"{value:.2f}", na_rep="-"
+        )
+        click.echo(f"{path}\n{shown}\n")
+        if table["emotion"].isna().all():
+            click.echo(
+                f"{path}: no window was scored. Roles found: {', '.join(sorted(set(table['role'])))}; scored are "
+                f"{options['roles']}. State roles with --channel-roles, or score others with --roles",
+                err=True,
+            )
+    context.exit(code)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per bundle, one a line.")
+def models(as_json: bool) -> None:
+    """List the installed model bundles: labels, rate, licence, scores.
+
+    Bundles are looked for in the package and in the folder that the environment variable BATCHSER_MODELS names.
+    """
+    from batchser.bundle import installed, open_bundle
+
+    for folder in installed(_model_folders()):
+        bundle = open_bundle(folder)
+        clips: Mapping[str, Any] = bundle.scores.get("clips", {})
+        if as_json:
+            about = {name: getattr(bundle, name) for name in ("name", "labels", "licence", "data", "scores", "sha256")}
+            click.echo(json.dumps({**about, "rate_hz": bundle.features.rate_hz, "folder": str(folder)}))
+            continue
+        default = " (default)" if bundle.name == DEFAULT_MODEL else ""
+        click.echo(f"{bundle.name}{default}: {', '.join(bundle.labels)}")
+        click.echo(
+            f"  {bundle.features.rate_hz} Hz, {bundle.licence}; data: {', '.join(d['name'] for d in bundle.data)}"
+        )
+        if clips:
+            low, high = clips["intervals"]["uar"]
+            click.echo(
+                f"  UAR {clips['uar']:.3f} ({low:.3f} to {high:.3f}), speaker-independent, "
+                f"{len(clips['uar_by_fold'])} folds, mu-law"
+            )
+        click.echo(f"  {folder}")
+
+
+@cli.command()
+@click.option("--recipe", default=DEFAULT_MODEL, show_default=True, metavar="NAME_OR_TOML",
+              help="A recipe of the package, or a TOML file of your own.")  # fmt: skip
+@_DATA
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
+              help="The bundle's folder, made at the end; DIR.work keeps finished fits until then.")  # fmt: skip
+@_options(_CALLS, _QUIET)
+def train(recipe: str, data: Path, out: Path, calls: Path | None, quiet: bool) -> None:
+    """Train a model bundle: the gate, one model a fold to be measured, and the model to be shipped.
+
+    Scores are speaker-independent: every clip is scored by the fold model that never heard its speaker, through the
+    job itself. Killed, the same command goes on after the last finished fit.
+    """
+    from batchser.progress import timed
+    from batchser.settings import available_cores
+    from batchser.training.card import render_scores
+    from batchser.training.recipe import read_recipe
+    from batchser.training.train import train as train_bundle
+
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+    bundle = train_bundle(read_recipe(recipe), data, out, timed(quiet=quiet), calls, available_cores())
+    if not quiet:
+        click.echo(f"\n{render_scores(bundle.scores, bundle.labels)}\n\n{out}")
+
+
+@cli.command()
+@_options(_MODEL, _DATA, _CALLS)
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
+def evaluate(model: str, data: Path, calls: Path | None, as_json: bool) -> None:
+    """Measure a bundle again: its fold models on the folds they never heard, through the job, on a telephone line.
+
+    This prints what the bundle's model card says.
+    """
+    from batchser.bundle import find_bundle
+    from batchser.scoring import start_tensorflow
+    from batchser.settings import available_cores
+    from batchser.training.card import render_scores
+    from batchser.training.train import evaluate_bundle
+
+    bundle = find_bundle(model, _model_folders())
+    start_tensorflow(available_cores())
+    scores = evaluate_bundle(bundle, data, calls)
+    click.echo(json.dumps(scores, indent=1) if as_json else render_scores(scores, bundle.labels))
+
+
+def _model_folders() -> tuple[Path, ...]:
+    """Folders of the user's own bundles: BATCHSER_MODELS, several divided as in PATH."""
+    return tuple(Path(folder) for folder in os.environ.get("BATCHSER_MODELS", "").split(os.pathsep) if folder)
+
+
+def _run_settings(options: Mapping[str, Any], tables: Mapping[str, Any] | None) -> RunSettings:
+    """Build what changes results from the options and from the config file's tables, all faults at once."""
+    from batchser.pipeline import parse_roles
+    from batchser.settings import LimitSettings, RunSettings, SummarySettings
+
+    faults: list[str] = []
+    built: dict[str, Any] = {}
+    for name, kind in (("limits", LimitSettings), ("summary", SummarySettings)):
+        given = (tables or {}).get(name, {})
+        known = {item.name: item.default for item in fields(kind)}
+        faults += [f"[{name}] {key}: no such key; expected {', '.join(known)}" for key in given if key not in known]
+        for key, value in given.items():
+            if key in known and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                faults.append(f"[{name}] {key}: received {value!r}, expected a number of at least 0")
+        if not faults:
+            built[name] = kind(**given)
+    roles = {}
+    for name, allow_all in (("roles", True), ("channel_roles", False)):
+        try:
+            if options[name]:
+                roles[name] = parse_roles(options[name], what=f"--{name.replace('_', '-')}", allow_all=allow_all)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return RunSettings(**roles, **built)

@@ -1,0 +1,193 @@
+"""Preflight: what a run will meet, from headers alone. `batchser check` prints it; `batchser run` plans by it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from batchser import audio
+from batchser.bundle import find_bundle
+from batchser.errors import AudioError, ConfigError
+from batchser.manifest import read_inputs
+from batchser.pipeline import channel_roles, score_recordings, scored_channels
+from batchser.records import AudioInfo, Recording
+from batchser.scoring import Model, load_model
+from batchser.settings import LimitSettings, RunSettings, available_cores
+from batchser.tables import reserved_columns
+
+_THREADS: Final = 8  # headers wait for disks and networks, not for processors
+_CALIBRATION_S: Final = 600.0
+_START_UP_S: Final = 10.0  # worker processes start and load TensorFlow
+_FAULTS_SHOWN: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A recording and what its header says, or the fault that makes it ``unreadable``."""
+
+    recording: Recording
+    info: AudioInfo | None
+    fault: str | None = None
+
+    @property
+    def duration_s(self) -> float | None:
+        """Length by the header; None where only decoding tells, 0 where nothing can be read."""
+        return self.info.duration_s if self.info else 0.0
+
+
+def read_headers(
+    recordings: Sequence[Recording], limits: LimitSettings, tick: Callable[[int], None] = lambda _: None
+) -> list[Header]:
+    """Read the header of every recording, in order; ``tick`` is told how many are done."""
+    headers = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for header in pool.map(lambda recording: _read_header(recording, limits), recordings):
+            headers.append(header)
+            tick(len(headers))
+    return headers
+
+
+def _read_header(recording: Recording, limits: LimitSettings) -> Header:
+    try:
+        return Header(recording, audio.probe(recording, limits))
+    except AudioError as error:
+        return Header(recording, None, str(error))
+
+
+def refuse_if_nothing_is_scored(headers: Sequence[Header], settings: RunSettings) -> None:
+    """Stop a run that would score no channel at all.
+
+    Raises
+    ------
+    ConfigError : recordings can be read, but no channel of any has a scored role; says what to do
+    """
+    readable = [header for header in headers if header.info is not None]
+    if not readable or any(_has_scored_channel(header, settings) for header in readable):
+        return
+    if any(_is_fake_stereo(header, settings) for header in readable):
+        return
+    layouts = Counter(header.info.num_channels for header in readable if header.info)
+    found = ", ".join(f"{count} with {channels} channels" for channels, count in sorted(layouts.items()))
+    raise ConfigError(
+        f"nothing would be scored: of {len(readable)} readable recordings ({found}) no channel has one of the roles "
+        f"{','.join(settings.roles)}. State who speaks on which channel, in the manifest's roles column or with "
+        "--channel-roles agent,customer; or name other roles to score with --roles"
+    )
+
+
+def _has_scored_channel(header: Header, settings: RunSettings) -> bool:
+    try:
+        roles = channel_roles(header.recording, header.info.num_channels if header.info else 0, settings)
+    except AudioError:
+        return False
+    return bool(scored_channels(roles, settings))
+
+
+def _is_fake_stereo(header: Header, settings: RunSettings) -> bool:
+    if header.info is None or header.info.num_channels != 2:
+        return False
+    try:
+        same = audio.channels_carry_same_signal(header.recording, settings.limits)
+    except AudioError:
+        return False
+    return same and bool(scored_channels(("mixed",), settings))
+
+
+def calibrate(headers: Sequence[Header], model: Model, settings: RunSettings) -> float | None:
+    """Measure seconds of audio scored per second by one process here; None where nothing is readable.
+
+    The first readable recordings up to some ten minutes are scored, after a warm-up on the first of them.
+    """
+    some: list[Recording] = []
+    total_s = 0.0
+    for header in headers:
+        if header.info is not None and (header.duration_s or 0.0) + total_s <= _CALIBRATION_S:
+            some.append(header.recording)
+            total_s += header.duration_s or 0.0
+    if not some:
+        return None
+    list(score_recordings(some[:1], model, settings))
+    started = time.perf_counter()
+    outcomes = list(score_recordings(some, model, settings))
+    scored_s = sum(outcome.duration_s or 0.0 for outcome in outcomes)
+    return scored_s / (time.perf_counter() - started) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What `batchser check` found; its fields are the keys of ``--json``."""
+
+    recordings: int
+    hours: float
+    unknown_length: int
+    formats: dict[str, int]
+    channels: dict[str, int]
+    truncated: int
+    faults: list[tuple[str, str]]
+    warning: str | None
+    x_realtime: float | None
+    workers: int
+    run_minutes: float | None
+
+    def page(self) -> str:
+        """Write the survey as a page for people."""
+        lines = [f"{self.recordings} recordings, {self.hours:.2f} hours of audio"]
+        if self.unknown_length:
+            lines.append(f"{self.unknown_length} do not state their length; they are not in the hours")
+        lines += [f"  {count:8d}  {name}" for name, count in self.formats.items()]
+        lines += [
+            f"  {count:8d}  with {name} channel{'s' if name != '1' else ''}" for name, count in self.channels.items()
+        ]
+        if self.truncated:
+            lines.append(f"{self.truncated} are truncated or have a wrong header: scored as far as they go")
+        if self.faults:
+            lines.append(f"{len(self.faults)} cannot be read:")
+            lines += [f"  {call_id}: {fault}" for call_id, fault in self.faults[:_FAULTS_SHOWN]]
+        if self.warning:
+            lines.append(f"warning: {self.warning}")
+        if self.run_minutes is not None and self.x_realtime is not None:
+            lines.append(
+                f"a run will take about {self.run_minutes:.1f} minutes here with {self.workers} workers "
+                f"(measured: {self.x_realtime:.0f} x real time a process)"
+            )
+        return "\n".join(lines)
+
+
+def survey(
+    inputs: Sequence[str], model: str, search: Sequence[Path], settings: RunSettings, workers: int | None
+) -> Survey:
+    """Read all headers, and measure this machine on a few minutes of the recordings.
+
+    Raises
+    ------
+    ConfigError : the inputs or the model are not usable
+    """
+    bundle = find_bundle(model, search)
+    headers = read_headers(read_inputs(inputs, reserved_columns(bundle.labels)).recordings, settings.limits)
+    warning = None
+    try:
+        refuse_if_nothing_is_scored(headers, settings)
+    except ConfigError as error:
+        warning = str(error)
+    infos = [header.info for header in headers if header.info is not None]
+    total_s = sum(info.duration_s or 0.0 for info in infos)
+    processes = max(1, available_cores() if workers is None else workers)
+    speed = calibrate(headers, load_model(Path(bundle.folder or "."), bundle.sha256), settings)
+    return Survey(
+        recordings=len(headers),
+        hours=round(total_s / 3600, 4),
+        unknown_length=sum(info.duration_s is None for info in infos),
+        formats=dict(Counter(f"{info.container} {info.codec}, {info.rate_hz} Hz" for info in infos).most_common()),
+        channels=dict(sorted(Counter(str(info.num_channels) for info in infos).items())),
+        truncated=sum(info.truncated for info in infos),
+        faults=[(header.recording.call_id, header.fault) for header in headers if header.fault is not None],
+        warning=warning,
+        x_realtime=None if speed is None else round(speed, 1),
+        workers=processes,
+        run_minutes=None if speed is None else round((_START_UP_S + total_s / speed / processes) / 60, 2),
+    )

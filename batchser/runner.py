@@ -1,0 +1,318 @@
+"""The runner: inputs → shards → workers → parts → commit, in this process or over Dask.
+
+A shard is a run of consecutive recordings of about equal minutes. Few shards are under way at once, however many there
+are. A shard whose process died is halved until the culprit is alone; then it runs with nothing beside it, and if it
+kills its process again it gets a row with status ``crashed``: innocents do not carry the blame.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from batchser import __version__, summary
+from batchser.bundle import DEFAULT_MODEL, Bundle, find_bundle
+from batchser.errors import BatchserError, ConfigError
+from batchser.manifest import make_shards, read_inputs
+from batchser.pipeline import BatchSizes, score_recordings
+from batchser.preflight import Header, read_headers, refuse_if_nothing_is_scored
+from batchser.records import FAULTS, Outcome, Recording
+from batchser.scoring import load_model
+from batchser.settings import RunSettings, available_cores
+from batchser.sink import Finished, PartSink, Run, SinkError, open_run
+from batchser.tables import Provenance, Tally, reserved_columns
+
+_LOG = logging.getLogger(__name__)
+#: Shards: small enough to share out evenly, large enough that their own cost does not count.
+_SHARDS_PER_WORKER: Final = 6
+_MIN_SHARD_S: Final = 60.0
+_MAX_SHARD_S: Final = 3 * 3600.0
+_IN_FLIGHT_PER_WORKER: Final = 2
+
+
+class RunError(BatchserError):
+    """The run itself broke off (exit code 3): what is done is kept, the same command resumes."""
+
+
+class Progress(Protocol):
+    """What a caller is told while a run goes on."""
+
+    def say(self, line: str) -> None:
+        """Take one line about what happens now."""
+
+    def start(self, total_s: float) -> None:
+        """Take the seconds of audio to score (by the headers)."""
+
+    def advance(self, seconds: float, recordings: int) -> None:
+        """Take what one more finished shard held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call of `batchser run`. Only ``settings`` and the model change what comes out."""
+
+    inputs: tuple[str, ...]
+    out: str
+    segments: str | None = None
+    model: str = DEFAULT_MODEL
+    search: tuple[Path, ...] = ()
+    settings: RunSettings = field(default_factory=RunSettings)
+    workers: int | None = None
+    scheduler: str | None = None
+    fresh: bool = False
+    sizes: BatchSizes = field(default_factory=BatchSizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did; its fields are the keys of ``--json-summary``."""
+
+    run_id: str
+    exit_code: int
+    started_at: str
+    seconds: float
+    recordings: int
+    recordings_reused: int
+    by_status: dict[str, int]
+    audio_s: float
+    scored_windows: int
+    x_realtime: float
+    model: str
+    out: str
+    segments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker needs besides the recordings: small, pickled, the same for all shards."""
+
+    model_folder: Path
+    model_sha256: str
+    settings: RunSettings
+    sizes: BatchSizes
+    parts: PartSink
+    num_threads: int
+
+
+def run(job: Job, progress: Progress) -> Report:
+    """Do the job: read the inputs, score what is missing, commit both tables.
+
+    Raises
+    ------
+    ConfigError : wrong usage or configuration; nothing was started
+    RunError, SinkError : the run broke off; the same command resumes
+    """
+    started_at, started = datetime.now(UTC), time.perf_counter()
+    bundle = find_bundle(job.model, job.search)
+    manifest = read_inputs(job.inputs, reserved_columns(bundle.labels))
+    provenance = Provenance(
+        model=bundle.name,
+        model_sha256=bundle.sha256,
+        settings_sha256=job.settings.fingerprint(),
+        batchser_version=__version__,
+        settings=asdict(job.settings),
+    )
+    opened = open_run(
+        job.out, manifest.recordings, bundle.labels, provenance,
+        segments=job.segments, own=manifest.columns, fresh=job.fresh,
+    )  # fmt: skip
+    if isinstance(opened, Finished):
+        progress.say(f"{opened.out} is finished: same inputs, model and settings; nothing to do")
+        return _report(opened, opened.tally, bundle, started_at, started, reused=opened.tally.recordings)
+    with opened:
+        finished = set(opened.finished_indices().tolist())
+        missing = [recording for recording in manifest.recordings if recording.index not in finished]
+        if finished:
+            progress.say(f"resuming: {len(finished)} of {len(manifest.recordings)} recordings are done")
+        progress.say(f"reading {len(missing)} headers")
+        headers = read_headers(missing, job.settings.limits)
+        if not finished:
+            refuse_if_nothing_is_scored(headers, job.settings)
+        _score_missing(job, bundle, opened, headers, progress)
+        tally = opened.commit()
+        return _report(opened, tally, bundle, started_at, started, reused=len(finished))
+
+
+def _report(
+    result: Run | Finished, tally: Tally, bundle: Bundle, started_at: datetime, started: float, reused: int
+) -> Report:
+    seconds = time.perf_counter() - started
+    return Report(
+        run_id=result.run_id,
+        exit_code=1 if FAULTS & {status for status, count in tally.by_status.items() if count} else 0,
+        started_at=started_at.isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        recordings=tally.recordings,
+        recordings_reused=reused,
+        by_status=tally.by_status,
+        audio_s=round(tally.audio_s, 3),
+        scored_windows=tally.scored_windows,
+        x_realtime=round(tally.audio_s / seconds, 1),
+        model=bundle.name,
+        out=str(result.out),
+        segments=str(result.segments),
+    )
+
+
+def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Header], progress: Progress) -> None:
+    lengths = [header.duration_s for header in headers]
+    total_s = sum(length or 0.0 for length in lengths)
+    workers = available_cores() if job.workers is None else job.workers
+    target_s = min(_MAX_SHARD_S, max(_MIN_SHARD_S, total_s / max(1, workers * _SHARDS_PER_WORKER)))
+    shards = [shard.recordings for shard in make_shards([h.recording for h in headers], lengths, target_s)]
+    seconds_of = {header.recording.index: header.duration_s or 0.0 for header in headers}
+    progress.start(total_s)
+
+    def done(recordings: Sequence[Recording]) -> None:
+        progress.advance(sum(seconds_of[recording.index] for recording in recordings), len(recordings))
+
+    here = job.scheduler is None and (workers == 0 or (job.workers is None and len(shards) <= 1))
+    task = Task(
+        model_folder=Path(bundle.folder or "."),
+        model_sha256=bundle.sha256,
+        settings=job.settings,
+        sizes=job.sizes,
+        parts=opened.parts,
+        num_threads=available_cores() if here else 1,
+    )
+    if here:
+        for shard in shards:
+            score_shard(task, shard)
+            done(shard)
+    elif shards:
+        with _cluster(job.scheduler, min(workers, len(shards)), progress) as client:
+            _score_over_dask(client, task, shards, done)
+
+
+def score_shard(task: Task, recordings: Sequence[Recording]) -> None:
+    """Score some recordings and leave them as one part. Runs in the worker; the model is loaded once a process.
+
+    Raises
+    ------
+    SinkError : the part cannot be written
+    """
+    model = load_model(task.model_folder, task.model_sha256, task.num_threads)
+    task.parts.write(list(score_recordings(recordings, model, task.settings, task.sizes)))
+
+
+@contextmanager
+def _cluster(scheduler: str | None, workers: int, progress: Progress) -> Iterator[Any]:
+    """Give a client of the scheduler at this address, or of an own local cluster: one process a core, one thread each.
+
+    Raises
+    ------
+    ConfigError : no scheduler answers at the address
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout="15s")
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ConfigError(
+                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}). Start one with `dask scheduler`, "
+                "or leave the option out to use this machine"
+            ) from error
+        with client:
+            yield client
+        return
+    progress.say(f"starting {workers} worker processes")
+    # A task whose process died comes back at once; whom to blame is decided here, not by the scheduler.
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        yield client
+
+
+def _score_over_dask(
+    client: Any, task: Task, shards: Sequence[Sequence[Recording]], done: Callable[[Sequence[Recording]], None]
+) -> None:
+    """Keep a few shards per worker under way until all are done.
+
+    Raises
+    ------
+    RunError : the scheduler is gone
+    """
+    waiting = deque(shards)
+    suspects: deque[Recording] = deque()
+    while waiting or suspects:
+        if waiting:
+            most = _IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+            for shard in _failed_shards(client, task, waiting, most, done):
+                if len(shard) == 1:
+                    suspects.append(shard[0])
+                else:
+                    half = len(shard) // 2
+                    waiting += [shard[:half], shard[half:]]
+        else:
+            suspect = suspects.popleft()
+            if list(_failed_shards(client, task, deque([[suspect]]), 1, done)):
+                _quarantine(task, suspect)
+                done([suspect])
+
+
+def _failed_shards(
+    client: Any,
+    task: Task,
+    waiting: deque[Sequence[Recording]],
+    most: int,
+    done: Callable[[Sequence[Recording]], None],
+) -> Iterator[Sequence[Recording]]:
+    """Run all waiting shards, at most ``most`` at once; give back those whose process died."""
+    from distributed import as_completed
+
+    running: dict[str, Sequence[Recording]] = {}
+    completed = as_completed()
+    while waiting or running:
+        while waiting and len(running) < most:
+            shard = waiting.popleft()
+            future = client.submit(score_shard, task, shard, pure=False, retries=0)
+            running[future.key] = shard
+            completed.add(future)
+        future = next(completed)
+        shard = running.pop(future.key)
+        error = future.exception() if future.status != "finished" else None
+        if client.status != "running" or future.status == "cancelled":
+            raise RunError("the Dask scheduler is gone; what is done is kept, the same command resumes")
+        if isinstance(error, SinkError | ConfigError):
+            raise error
+        if error is not None:
+            _LOG.warning("a worker ended in the middle of %d recordings (%s)", len(shard), type(error).__name__)
+            yield shard
+        else:
+            done(shard)
+
+
+def _quarantine(task: Task, recording: Recording) -> None:
+    """Leave the row of a recording that killed its process twice, the second time with nothing beside it."""
+    _LOG.error("%s: killed its process; its row has status 'crashed'", recording.call_id)
+    row = summary.failed(
+        "crashed",
+        "the process that read this recording died, twice; expected a recording that decodes. Convert it with another "
+        "program, or leave it out, and report it",
+    )
+    task.parts.write([Outcome(recording, (row,), scored_at=datetime.now(UTC))])
+
+
+def faults_of(report: Report, most: int) -> list[tuple[str, str, str]]:
+    """Read the first ``most`` faults of a finished run from its calls table: call_id, status, sentence."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(report.out, columns=["call_id", "status", "error"])
+    faulty = table.filter(pc.is_in(table["status"].cast("string"), pa.array(sorted(FAULTS)))).slice(0, most)
+    return [(row["call_id"], row["status"], row["error"] or "") for row in faulty.to_pylist()]
