@@ -366,13 +366,12 @@ def _run_settings(options: Mapping[str, Any], tables: Mapping[str, Any] | None) 
                 faults.append(f"[{name}] {key}: received {value!r}, expected a number of at least 0")
         if not faults:
             built[name] = kind(**given)
-    roles = {}
     for name, allow_all in (("roles", True), ("channel_roles", False)):
         try:
             if options[name]:
-                roles[name] = parse_roles(options[name], what=f"--{name.replace('_', '-')}", allow_all=allow_all)
+                built[name] = parse_roles(options[name], what=f"--{name.replace('_', '-')}", allow_all=allow_all)
         except ConfigError as error:
             faults += error.faults
     if faults:
         raise ConfigError(faults)
-    return RunSettings(**roles, **built)
+    return RunSettings(**built)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchser.records import FLOOR_DBFS, SILENCE, SPEECH, BoolArray, DoubleArray, FloatArray, IntArray, KindArray
+from batchser.records import FLOOR_DBFS, KINDS, SILENCE, SPEECH, BoolArray, DoubleArray, FloatArray, IntArray, KindArray
 from batchser.settings import GateSettings
 
 
@@ -55,8 +55,8 @@ def decide(
 
     Returns
     -------
-    Gated : a window is speech from ``min_voiced_s`` on; else the kind that most of it resembles, speech aside.
-        ``voiced_s`` lies in [0, length_s].
+    Gated : speech from ``min_voiced_s`` voiced seconds on; else the kind of sound that most of it holds, from
+        ``min_sound_s`` on; else silence. ``voiced_s`` lies in [0, length_s].
     """
     num_chunks = probabilities.shape[1]
     chunks_inside = -(-num_frames // settings.chunk_frames)  # (B,)
@@ -65,9 +65,12 @@ def decide(
     voiced = inside & audible[:, None] & (probabilities[:, :, SPEECH] >= settings.voiced_probability)
     voiced_s = voiced.sum(axis=1) / np.maximum(chunks_inside, 1) * length_s
     needed_s = np.minimum(settings.min_voiced_s, np.maximum(length_s / 2, 1e-9))
-    mass = (probabilities * inside[:, :, None]).sum(axis=1)  # (B, len(KINDS))
-    mass[:, SPEECH] = -1.0
-    kind = np.where(audible, mass.argmax(axis=1), SILENCE)
+    chunk_s = length_s / np.maximum(chunks_inside, 1)
+    likeliest = np.where(inside, probabilities.argmax(axis=2), SILENCE)  # (B, num_chunks)
+    sound_s = np.stack([(likeliest == k).sum(axis=1) for k in range(len(KINDS))], axis=1) * chunk_s[:, None]
+    sound_s[:, [SPEECH, SILENCE]] = 0.0
+    is_sound = audible & (sound_s.max(axis=1) >= np.minimum(settings.min_sound_s, length_s / 2))
+    kind = np.where(is_sound, sound_s.argmax(axis=1), SILENCE)
     kind = np.where(audible & (voiced_s >= needed_s), SPEECH, kind)
     return Gated(kind.astype(np.int8), voiced_s, voiced)
 

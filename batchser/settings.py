@@ -100,11 +100,13 @@ class GateSettings:
 
     The gate's network judges chunks of ``chunk_frames`` frames (64 ms). A chunk is voiced from ``voiced_probability``
     on; a window is speech from ``min_voiced_s`` voiced seconds on (a tail shorter than twice that: when half of it is
-    voiced), and silence whatever the network says when it is quieter than ``silence_dbfs``.
+    voiced). It is silence whatever the network says when it is quieter than ``silence_dbfs``; else it is the kind of
+    sound, music, tone or noise, that has most of it, from ``min_sound_s`` on: ringing is a tone in its pauses too.
     """
 
     chunk_frames: int = 4
     min_voiced_s: float = 0.5
+    min_sound_s: float = 0.4
     voiced_probability: float = 0.5
     silence_dbfs: float = -65.0
 
