@@ -198,9 +198,10 @@ def _print_report(report: Report) -> None:
 
     statuses = ", ".join(f"{count} {status}" for status, count in report.by_status.items() if count)
     click.echo(f"{report.recordings} recordings ({statuses}); {report.recordings_reused} were done before")
+    speed = f"{report.x_realtime:.0f} x real time" if report.x_realtime else "nothing was left to score"
     click.echo(
         f"{report.audio_s / 3600:.2f} hours of audio, {report.scored_windows} windows scored by {report.model}, "
-        f"in {report.seconds:.1f} s ({report.x_realtime:.0f} x real time)"
+        f"in {report.seconds:.1f} s ({speed})"
     )
     for call_id, status, error in faults_of(report, most=5):
         click.echo(f"  {status}: {call_id}: {error}", err=True)

@@ -125,7 +125,7 @@ def run(job: Job, progress: Progress) -> Report:
     )  # fmt: skip
     if isinstance(opened, Finished):
         progress.say(f"{opened.out} is finished: same inputs, model and settings; nothing to do")
-        return _report(opened, opened.tally, bundle, started_at, started, reused=opened.tally.recordings)
+        return _report(opened, opened.tally, bundle, started_at, started, opened.tally.recordings, scored_s=0.0)
     with opened:
         finished = set(opened.finished_indices().tolist())
         missing = [recording for recording in manifest.recordings if recording.index not in finished]
@@ -137,11 +137,18 @@ def run(job: Job, progress: Progress) -> Report:
             refuse_if_nothing_is_scored(headers, job.settings)
         _score_missing(job, bundle, opened, headers, progress)
         tally = opened.commit()
-        return _report(opened, tally, bundle, started_at, started, reused=len(finished))
+        scored_s = sum(header.duration_s or 0.0 for header in headers) if finished else tally.audio_s
+        return _report(opened, tally, bundle, started_at, started, len(finished), scored_s)
 
 
 def _report(
-    result: Run | Finished, tally: Tally, bundle: Bundle, started_at: datetime, started: float, reused: int
+    result: Run | Finished,
+    tally: Tally,
+    bundle: Bundle,
+    started_at: datetime,
+    started: float,
+    reused: int,
+    scored_s: float,
 ) -> Report:
     seconds = time.perf_counter() - started
     return Report(
@@ -154,7 +161,7 @@ def _report(
         by_status=tally.by_status,
         audio_s=round(tally.audio_s, 3),
         scored_windows=tally.scored_windows,
-        x_realtime=round(tally.audio_s / seconds, 1),
+        x_realtime=round(scored_s / seconds, 1),
         model=bundle.name,
         out=str(result.out),
         segments=str(result.segments),
@@ -213,6 +220,7 @@ def _cluster(scheduler: str | None, workers: int, progress: Progress) -> Iterato
     import dask
     from distributed import Client, LocalCluster
 
+    _quiet_distributed()
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout="15s")
@@ -229,12 +237,19 @@ def _cluster(scheduler: str | None, workers: int, progress: Progress) -> Iterato
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
         yield client
+
+
+def _quiet_distributed() -> None:
+    """Keep the cluster's comings and goings out of the job's log: what matters of them is told here."""
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _score_over_dask(
