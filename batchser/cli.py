@@ -167,10 +167,6 @@ def run(context: click.Context, /, **options: Any) -> None:
     from batchser.runner import Job
     from batchser.runner import run as run_job
 
-    if str(options["out"]).endswith(("/", os.sep)) or Path(options["out"]).is_dir():
-        raise ConfigError(
-            f"--out {options['out']}: is a folder; this version writes single files, give a name ending in .parquet"
-        )
     job = Job(
         inputs=tuple(options["inputs"]),
         out=options["out"],

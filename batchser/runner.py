@@ -20,13 +20,13 @@ from typing import Any, Final, Protocol
 from batchser import __version__, summary
 from batchser.bundle import DEFAULT_MODEL, Bundle, find_bundle
 from batchser.errors import BatchserError, ConfigError
-from batchser.manifest import make_shards, read_inputs
+from batchser.manifest import Manifest, make_shards, read_inputs
 from batchser.pipeline import BatchSizes, score_recordings
 from batchser.preflight import Header, read_headers, refuse_if_nothing_is_scored
 from batchser.records import FAULTS, Outcome, Recording
 from batchser.scoring import load_model
 from batchser.settings import RunSettings, available_cores
-from batchser.sink import Finished, PartSink, Run, SinkError, open_run
+from batchser.sink import Finished, PartSink, Run, SinkError, checked_paths, open_run
 from batchser.tables import Provenance, Tally, reserved_columns
 
 _LOG = logging.getLogger(__name__)
@@ -110,8 +110,7 @@ def run(job: Job, progress: Progress) -> Report:
     RunError, SinkError : the run broke off; the same command resumes
     """
     started_at, started = datetime.now(UTC), time.perf_counter()
-    bundle = find_bundle(job.model, job.search)
-    manifest = read_inputs(job.inputs, reserved_columns(bundle.labels))
+    bundle, manifest = _checked(job)
     provenance = Provenance(
         model=bundle.name,
         model_sha256=bundle.sha256,
@@ -139,6 +138,27 @@ def run(job: Job, progress: Progress) -> Report:
         tally = opened.commit()
         scored_s = sum(header.duration_s or 0.0 for header in headers) if finished else tally.audio_s
         return _report(opened, tally, bundle, started_at, started, len(finished), scored_s)
+
+
+def _checked(job: Job) -> tuple[Bundle, Manifest]:
+    """Open the model, the inputs and the output's place, and tell all faults of the three at once."""
+    faults: list[str] = []
+    bundle = manifest = None
+    try:
+        bundle = find_bundle(job.model, job.search)
+    except ConfigError as error:
+        faults += error.faults
+    try:
+        manifest = read_inputs(job.inputs, reserved_columns(bundle.labels if bundle else ()))
+    except ConfigError as error:
+        faults += error.faults
+    try:
+        checked_paths(job.out, job.segments)
+    except ConfigError as error:
+        faults += error.faults
+    if bundle is None or manifest is None or faults:
+        raise ConfigError(faults)
+    return bundle, manifest
 
 
 def _report(

@@ -31,6 +31,6 @@ Workers write parts, one driver opens, lists and commits. Work and result lie on
 from batchser.sink.files import SinkError
 from batchser.sink.parts import PartSink
 from batchser.sink.run import Run, open_run
-from batchser.sink.target import Finished, inputs_fingerprint
+from batchser.sink.target import Finished, checked_paths, inputs_fingerprint
 
-__all__ = ["Finished", "PartSink", "Run", "SinkError", "inputs_fingerprint", "open_run"]
+__all__ = ["Finished", "PartSink", "Run", "SinkError", "checked_paths", "inputs_fingerprint", "open_run"]
