@@ -99,6 +99,8 @@ def open_bundle(folder: Path) -> Bundle:
         )
     if claimed != fingerprint_of(body):
         raise BundleError(f"{folder}/bundle.json was changed after it was written: its own sha256 differs. Restore it")
+    if "weights.npz" not in body["files"]:
+        raise BundleError(f"{folder}/bundle.json lists no weights.npz, so nothing vouches for it. Restore the bundle")
     for name, expected in body.pop("files").items():
         if Path(name).name != name:
             raise BundleError(f"{folder}/bundle.json names a file outside its folder: {name!r}")

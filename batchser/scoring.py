@@ -112,8 +112,10 @@ def _scaler(arrays: Mapping[str, FloatArray], num_features: int) -> tuple[FloatA
         mean, std = arrays["scaler/mean"], arrays["scaler/std"]
     except KeyError as error:
         raise BundleError(f"weights.npz lacks {error}; train the bundle again") from error
-    if mean.shape != (num_features,) or std.shape != (num_features,) or not (std > 0).all():
+    if mean.shape != (num_features,) or std.shape != (num_features,) or (std <= 0).any():
         raise BundleError(f"weights.npz: the scaler has shape {mean.shape}, expected ({num_features},) with std > 0")
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        raise BundleError("weights.npz: the scaler holds values that are not finite; train the bundle again")
     return mean, std
 
 
