@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from batchser.bundle import Bundle, NetworkSpec, named_weights, write_bundle
+from batchser.features import extract, remove_window_mean
 from batchser.records import KINDS, NOISE, SILENCE, SPEECH, TONE, Recording
 from batchser.settings import FeatureSettings, GateSettings
 
@@ -26,6 +27,7 @@ LABELS = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
 NEGATIVE = ("angry", "disgust", "fearful", "sad")
 RATE_HZ = 8000
 WINDOW = 24_000
+SCALE = np.float32(10.0)  # deviation of the features, dB
 EMOTION = NetworkSpec("conv-dual-lstm", {"filters": [4, 4, 8], "units": [8, 8]})
 GATE = NetworkSpec("gate-conv", {"filters": [4, 4, 4, 4], "kernel": 1})
 
@@ -113,7 +115,7 @@ def gate_weights(num_mels: int = 64) -> list[np.ndarray]:
 
 
 def emotion_weights(features: FeatureSettings, seed: int = 7) -> list[np.ndarray]:
-    """Random weights of ``EMOTION``, the last layer's scaled so that windows get different answers."""
+    """Random weights of ``EMOTION``, the last layer's scaled and centred so that windows get different answers."""
     from batchser import networks
     from batchser.scoring import start_tensorflow
 
@@ -125,7 +127,12 @@ def emotion_weights(features: FeatureSettings, seed: int = 7) -> list[np.ndarray
         fan_in = max(1, int(np.prod(weight.shape[:-1])))
         drawn = rng.standard_normal(weight.shape) / np.sqrt(fan_in)
         weights.append((drawn if len(weight.shape) > 1 else weight.numpy()).astype(np.float32))
-    weights[-2] *= 20.0  # the logits' kernel
+    weights[-2] *= 40.0  # the logits' kernel
+    network.set_weights(weights)
+    samples = speechlike(48, seed)[: 16 * features.window_samples].reshape(-1, features.window_samples)
+    frames = np.full(len(samples), features.num_frames, np.int32)
+    stack = remove_window_mean(extract(samples, features).stack, frames) / SCALE
+    weights[-1] = -network(stack, training=False).numpy().mean(axis=0)
     return weights
 
 
@@ -136,7 +143,7 @@ def tiny_arrays(features: FeatureSettings | None = None) -> dict[str, np.ndarray
         **named_weights("gate", gate_weights(features.num_mels)),
         **named_weights("emotion", emotion_weights(features)),
         "scaler/mean": np.zeros(features.num_features, np.float32),
-        "scaler/std": np.full(features.num_features, 10.0, np.float32),
+        "scaler/std": np.full(features.num_features, SCALE, np.float32),
     }
 
 
