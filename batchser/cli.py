@@ -66,7 +66,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config {path}: cannot be read as TOML: {error}") from error
     tables = {name: values.pop(name) for name in ("limits", "summary") if isinstance(values.get(name), dict)}
-    known = {p.name for p in context.command.params} - {"config"}
+    known = {p.name for p in context.command.params if isinstance(p, click.Option)} - {"config"}
     names = {key: key.replace("-", "_") for key in values}
     unknown = [key for key, name in names.items() if name not in known]
     faults = [f"--config {path}: key {key!r} is no option of `batchser {context.info_name}`" for key in unknown]

@@ -47,7 +47,7 @@ def _render_clips(clips: Mapping[str, Any], labels: Sequence[str]) -> str:
 
 def _render_calls(calls: Mapping[str, Any]) -> str:
     lines = [
-        "Windows of composed calls, of speakers and music that neither network heard in training.",
+        f"Windows of {calls['calls']} composed calls, of speakers and music that neither network heard in training.",
         "A window counts when its truth is plain: half of it or more one kind and nothing else in it.",
         "",
         "  true kind      windows   passed as speech   same kind",

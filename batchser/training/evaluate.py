@@ -174,6 +174,7 @@ class CallWindows:
     kind: IntArray
     emotion: IntArray
     probabilities: FloatArray
+    num_calls: int = 1
 
 
 _KIND_OF_TURN: Final = {"speech": "speech", "music": "music", "ring": "tone", "dtmf": "tone", "beep": "tone"}
@@ -199,6 +200,7 @@ def score_calls(folder: Path, model: Model) -> CallWindows:
         np.concatenate([p.kind for p in parts]),
         np.concatenate([p.emotion for p in parts]),
         np.concatenate([p.probabilities for p in parts]),
+        num_calls=len(parts),
     )
 
 
@@ -256,7 +258,7 @@ def evaluate_calls(windows: CallWindows, labels: Sequence[str], negative: Sequen
     }
     own = (windows.emotion >= 0) & ~np.isnan(windows.probabilities).any(axis=1)
     if not own.any():
-        return {"gate": gate}
+        return {"calls": windows.num_calls, "gate": gate}
     truth, probabilities = windows.emotion[own], windows.probabilities[own]
     matrix = confusion_matrix(truth, probabilities.argmax(axis=1).astype(np.int32), len(labels))
     is_negative = np.isin(labels, list(negative))
@@ -264,6 +266,7 @@ def evaluate_calls(windows: CallWindows, labels: Sequence[str], negative: Sequen
         is_negative[truth].astype(np.int32), (probabilities[:, is_negative].sum(axis=1) > 0.5).astype(np.int32), 2
     )
     return {
+        "calls": windows.num_calls,
         "gate": gate,
         "emotion_windows": int(own.sum()),
         "uar": basic_scores(matrix)["uar"],
