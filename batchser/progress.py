@@ -19,7 +19,7 @@ class ClickProgress:
         self._quiet = quiet
         self._bar: Any = None
         self._total_s = self._done_s = 0.0
-        self._recordings = 0
+        self._total_recordings = self._recordings = 0
         self._started = self._last_line = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -27,9 +27,9 @@ class ClickProgress:
         if not self._quiet:
             click.echo(line, err=True)
 
-    def start(self, total_s: float) -> None:
-        """Begin with ``total_s`` seconds of audio to score."""
-        self._total_s = total_s
+    def start(self, total_s: float, recordings: int) -> None:
+        """Begin with so much to score."""
+        self._total_s, self._total_recordings = total_s, recordings
         self._started = self._last_line = time.monotonic()
         self.say(f"scoring {total_s / 3600:.2f} hours of audio")
         if not self._quiet and sys.stderr.isatty():
@@ -40,11 +40,12 @@ class ClickProgress:
         """Count ``seconds`` of audio and ``recordings`` as done."""
         self._done_s += seconds
         self._recordings += recordings
+        finished = self._recordings == self._total_recordings  # sums of seconds do not meet exactly
         if self._bar is not None:
-            self._bar.update(round(seconds))
-            if self._done_s >= self._total_s:
+            self._bar.update(round(self._done_s) - self._bar.pos)
+            if finished:
                 self._bar.render_finish()
-        elif time.monotonic() - self._last_line >= _LINE_EVERY_S or self._done_s >= self._total_s:
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_S or finished:
             self._last_line = time.monotonic()
             self.say(self._line())
 
