@@ -33,9 +33,9 @@ from batchser.training.fit import Examples, Fitted, Report, fit
 from batchser.training.recipe import Recipe
 
 #: The recipe's keys that a fitted gate depends on, and those that a fitted emotion network depends on.
-_GATE_KEYS: Final = ("corpora", "seed", "features", "gate_network", "gate_fit", "gate_windows", "gate_held_out_fold",
-                     "gate_held_out_music")  # fmt: skip
-_EMOTION_KEYS: Final = ("corpora", "labels", "seed", "features", "network", "fit")
+_GATE_KEYS: Final = ("corpora", "seed", "features", "gate", "gate_network", "gate_fit", "gate_windows",
+                     "gate_held_out_fold", "gate_held_out_music")  # fmt: skip
+_EMOTION_KEYS: Final = ("corpora", "labels", "seed", "folds", "features", "network", "fit")
 #: Held-out clips that the abstain threshold keeps.
 _KEPT_SHARE: Final = 0.8
 
@@ -71,7 +71,7 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report, calls: Path | N
     report(f"{len(clips)} clips of {len({c.speaker for c in clips})} speakers; reading")
     audio = [read_samples(clip.path, recipe.features.rate_hz) for clip in clips]
     music, held_out_music = split_music(find_audio(data / "music"), recipe)
-    kept = KeptFits(out.with_name(f"{out.name}.work"), recipe, report)
+    kept = KeptFits(out.with_name(f"{out.name}.work"), recipe, _data_key(clips, data), report)
     gate = kept.fit(
         "gate", _GATE_KEYS, lambda: train_gate(recipe, clips, audio, music, find_audio(data / "noise"), report)
     )
@@ -112,16 +112,20 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report, calls: Path | N
 
 @dataclass(frozen=True, slots=True)
 class KeptFits:
-    """Finished fits, kept as files in ``folder`` until the bundle is written: a killed run goes on from there."""
+    """Finished fits, kept as files in ``folder`` until the bundle is written: a killed run goes on from there.
+
+    A fit is taken again only for the same clips, labels, folds and sounds, which ``data_key`` stands for.
+    """
 
     folder: Path
     recipe: Recipe
+    data_key: str
     report: Report
 
     def fit(self, name: str, keys: Sequence[str], run: Callable[[], Fitted]) -> Fitted:
         """Return the kept fit of this name, if the recipe's ``keys`` were the same then, or run it and keep it."""
         values = asdict(self.recipe)
-        key = fingerprint_of({key: values[key] for key in keys})[:16]
+        key = fingerprint_of({key: values[key] for key in keys} | {"data": self.data_key})[:16]
         path = self.folder / f"{name}-{key}.npz"
         if path.is_file():
             self.report(f"{name}: taken from {path}")
@@ -142,6 +146,12 @@ class KeptFits:
     def remove(self) -> None:
         """Remove the kept fits: the bundle has them now."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _data_key(clips: Sequence[Clip], data: Path) -> str:
+    """Stand for what is trained on, wherever the folder lies: every clip's label and fold, and the names of sounds."""
+    sounds = [[path.name for path in find_audio(data / folder)] for folder in ("music", "noise")]
+    return fingerprint_of([[c.corpus, c.path.name, c.speaker, c.emotion, c.fold] for c in clips] + sounds)
 
 
 def evaluate_bundle(
@@ -276,7 +286,7 @@ def train_gate(
 
 def _gate_examples(rng: np.random.Generator, recipe: Recipe, sounds: GateSounds) -> Examples:
     settings = recipe.features
-    num_chunks = settings.num_frames // recipe.gate.chunk_frames
+    num_chunks = -(-settings.num_frames // recipe.gate.chunk_frames)  # the last one may be cut, as in the network
     inputs = np.empty((recipe.gate_windows, 1, settings.num_frames, settings.num_mels), np.float16)
     targets = np.empty((recipe.gate_windows, 1, num_chunks), np.int32)
     frames = np.array([settings.num_frames], np.int32)
