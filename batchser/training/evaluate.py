@@ -120,7 +120,9 @@ def intervals(predictions: Predictions, seed: int = 0) -> dict[str, tuple[float,
 
 
 def calibration_error(probabilities: FloatArray, truth: IntArray) -> float:
-    """Compute the expected calibration error over 15 bins of equal mass (Nixon et al. 2019)."""
+    """Compute the expected calibration error over 15 bins of equal mass (Nixon et al. 2019); NaN without answers."""
+    if not len(truth):
+        return float("nan")
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
     bins = np.array_split(np.argsort(confidence), _ECE_BINS)
@@ -151,7 +153,7 @@ def evaluate(predictions: Predictions, threshold: float) -> dict[str, Any]:
         "precision": dict(zip(predictions.labels, np.diag(matrix) / said, strict=True)),
         "confusion": matrix.tolist(),
         "calibration_error": calibration_error(probabilities, truth),
-        "kept_share": float(kept.mean()),
+        "kept_share": float(kept.mean()) if kept.size else 0.0,
         "kept_accuracy": float(right[kept].mean()) if kept.any() else float("nan"),
     }
 
