@@ -96,6 +96,9 @@ def _recipe_of(values: dict[str, Any]) -> Recipe:
     for name, kind in _PARTS.items():
         faults += _unknown_keys(values.get(name, {}), kind, f"{name}.")
     faults += [f"{key}: missing" for key in ("name", "corpora", "labels", "negative_labels") if key not in values]
+    for name in ("network", "gate_network"):
+        if name in values and not (isinstance(values[name], dict) and isinstance(values[name].get("name"), str)):
+            faults.append(f"{name}: received {values[name]!r}, expected a table with the network's name")
     if not faults and not set(values["negative_labels"]) <= set(values["labels"]):
         faults.append(f"negative_labels: received {values['negative_labels']}, expected some of {values['labels']}")
     if faults:
@@ -111,6 +114,8 @@ def _recipe_of(values: dict[str, Any]) -> Recipe:
     return Recipe(**built)
 
 
-def _unknown_keys(values: Mapping[str, Any], kind: type, prefix: str) -> list[str]:
+def _unknown_keys(values: Any, kind: type, prefix: str) -> list[str]:
+    if not isinstance(values, dict):
+        return [f"{prefix.rstrip('.')}: received {values!r}, expected a table"]
     known = [item.name for item in dataclasses.fields(kind)]
     return [f"{prefix}{key}: no such key; expected one of {', '.join(known)}" for key in values if key not in known]
