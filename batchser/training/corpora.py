@@ -20,6 +20,8 @@ from batchser.errors import AudioError, ConfigError
 from batchser.records import FloatArray, Recording
 from batchser.settings import LimitSettings
 
+_INDEX_COLUMNS: Final = ("corpus", "path", "speaker", "emotion", "fold")
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -55,7 +57,19 @@ def _read_index(data: Path, corpus: str) -> list[Clip]:
             "emotion, fold); say where it is with --data"
         )
     with index.open(newline="", encoding="utf-8") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["corpus"] == corpus]
+        reader = csv.DictReader(lines)
+        missing = [name for name in _INDEX_COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ConfigError(f"{index}: no column {', '.join(missing)}; expected {', '.join(_INDEX_COLUMNS)}")
+        rows = [row for row in reader if row["corpus"] == corpus]
+    faults = [
+        f"{index}: {row['path']} has fold {row['fold']!r}, expected a whole number or nothing"
+        for row in rows
+        if row["fold"] and not row["fold"].isdecimal()
+    ]
+    faults += [f"{index}: {row['path']} is listed but not there" for row in rows if not (data / row["path"]).is_file()]
+    if faults:
+        raise ConfigError(faults)
     return [
         Clip(corpus, data / row["path"], row["speaker"], row["emotion"], int(row["fold"]) if row["fold"] else None)
         for row in rows
