@@ -1,0 +1,257 @@
+"""The benchmark: speed and memory of the whole job and of each stage, beside the papers' way, on the same audio.
+
+`make bench` runs it; README.md says how to read what it prints. Nothing here asserts a time.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+from job import JobResult, run_in_one_process, run_job
+from material import CALL_S, MOST_DISTINCT, make_calls, write_call
+
+from batchser.bundle import DEFAULT_MODEL, find_bundle
+from batchser.errors import BundleError
+from batchser.settings import available_cores
+
+if TYPE_CHECKING:
+    from papers import PapersWay
+    from stages import Stage
+
+_Result = TypeVar("_Result")
+
+_LIBRARIES: Final = ("tensorflow", "keras", "numpy", "scipy", "librosa", "soundfile", "distributed", "pyarrow")
+#: Issue 2: what an 8-hour recording may need more than a 5-minute one.
+_MEMORY_LIMIT_MB: Final = 150.0
+_ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table; what does not apply is None."""
+
+    what: str
+    x_realtime: float | None = None
+    window_ms: float | None = None
+    seconds: float | None = None
+    peak_mb: float | None = None
+    note: str = ""
+
+
+# ------------------------------------------------------------------------------------------------------ measuring
+
+
+def measure_job(folder: Path, hours: float, model: str, long_hours: float) -> tuple[list[Path], JobResult, list[Line]]:
+    """Make the calls and run the whole job on them; then the memory of one long recording, unless it has 0 hours."""
+    calls = make_calls(folder, hours)
+    job = run_job(folder / "manifest.csv", folder / "results.parquet", model)
+    cores = available_cores()
+    lines = [
+        Line(
+            "whole job, default workers", job.x_realtime, None, job.seconds, job.peak_all_mb,
+            f"{job.audio_s / 3600:.2f} h in {job.num_recordings} calls; driver {job.peak_driver_mb:.0f} MB, largest "
+            f"worker {job.peak_worker_mb:.0f} MB",
+        ),
+        Line("  a core", job.x_realtime / cores, None, None, None, f"of {cores}"),
+    ]  # fmt: skip
+    return calls, job, lines + (measure_long(folder, model, long_hours) if long_hours else [])
+
+
+def measure_long(folder: Path, model: str, long_hours: float) -> list[Line]:
+    """Seconds and peak memory of one short and one long recording, scored in one process."""
+    lines, peaks_mb = [], []
+    for name, seconds in (("short", CALL_S), ("long", long_hours * 3600)):
+        recording = folder / f"{name}.wav"
+        write_call(recording, seconds, seed=0)
+        took_s, peak_mb = run_in_one_process(recording, folder / f"{name}.parquet", model)
+        recording.unlink()
+        peaks_mb.append(peak_mb)
+        length = f"{seconds / 3600:g} hours" if seconds >= 3600 else f"{seconds / 60:g} minutes"
+        lines.append(Line(f"one recording of {length}", seconds / took_s, None, took_s, peak_mb, "--workers 0"))
+    more_mb = peaks_mb[1] - peaks_mb[0]
+    verdict = "pass" if more_mb <= _MEMORY_LIMIT_MB else "FAIL"
+    note = f"{verdict}: at most {_MEMORY_LIMIT_MB:.0f} MB more is allowed"
+    return [*lines, Line("  memory of the long one over the short", peak_mb=more_mb, note=note)]
+
+
+def in_fresh_process(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call a function in a new process whose matrix libraries use one thread: they read the environment once."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _stages(calls: Sequence[Path], model: str, folder: Path) -> list[Stage]:
+    from stages import measure_stages  # loads librosa and TensorFlow: never into the parent
+
+    return measure_stages(calls, model, folder)
+
+
+def _papers(calls: Sequence[Path], num_windows: int) -> PapersWay:
+    from papers import measure_papers
+
+    return measure_papers(calls, num_windows)
+
+
+# ------------------------------------------------------------------------------------------------------ reporting
+
+
+def stage_lines(stages: Sequence[Stage]) -> list[Line]:
+    """Each stage, one thread: recorded seconds a second, and milliseconds for a window that it works on."""
+    return [
+        Line(
+            f"stage: {stage.name}",
+            stage.audio_s / stage.seconds,
+            stage.seconds / stage.num_windows * 1000 if stage.num_windows else None,
+            stage.seconds,
+            note=f"{stage.num_windows} windows",
+        )
+        for stage in stages
+    ]
+
+
+def paper_lines(papers: PapersWay, job: JobResult) -> list[Line]:
+    """The papers' way and our ratios to it, per recorded second of the same calls."""
+    all_per_s = job.num_windows / 2 / job.audio_s  # every window of the scored one of two channels
+    lines = [
+        Line("papers: resample to 22,050 Hz", window_ms=papers.resample_ms, note="librosa (soxr)"),
+        Line("papers: features", window_ms=papers.features_ms, note="librosa, one window at a time"),
+        Line("papers: dual LSTM 256/128", window_ms=papers.predict_ms, note="Keras predict, one window at a time"),
+    ]
+    speed = papers.x_realtime(all_per_s)
+    note = f"one core, from {papers.num_windows} windows; all windows of the scored channel: it has no gate"
+    lines += [
+        Line("papers' way", speed, papers.window_ms, note=note),
+        Line("  whole job ÷ papers' way, in all", job.x_realtime / speed, note="ratio; our cores to its one"),
+        Line("  whole job ÷ papers' way, a core", job.x_realtime / available_cores() / speed, note="ratio"),
+    ]
+    if job.num_scored:
+        gated = papers.x_realtime(job.num_scored / job.audio_s)
+        note = "one core, were it told the windows that our gate lets pass"
+        lines += [
+            Line("papers' way on scored windows only", gated, papers.window_ms, note=note),
+            Line("  whole job ÷ that, in all", job.x_realtime / gated, note="ratio"),
+            Line("  whole job ÷ that, a core", job.x_realtime / available_cores() / gated, note="ratio"),
+        ]
+    return lines
+
+
+def machine(load_before: float) -> dict[str, Any]:
+    """What the numbers hold for."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "cores": available_cores(),
+        "processor": _processor(),
+        "load_before": round(load_before, 2),  # of an idle machine: near 0
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _commit() -> str:
+    """The commit of this tree, with a + where files differ from it."""
+    try:
+        git = ("git", "-C", str(Path(__file__).parent))
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Write the lines as an aligned table."""
+    rows = [("", "x real time", "ms/window", "seconds", "peak MB", "")]
+    rows += [
+        (
+            line.what,
+            _number(line.x_realtime, 1),
+            _number(line.window_ms, 3),
+            _number(line.seconds, 2),
+            _number(line.peak_mb, 0),
+            line.note,
+        )
+        for line in lines
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(row[c].rjust(widths[c]) for c in range(1, 5)), row[5]]).rstrip()
+        for row in rows
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+@click.command()
+@click.option("--hours", type=click.FloatRange(min=0.01), default=10.0, show_default=True, help="Audio for the job.")
+@click.option("--long-hours", type=click.FloatRange(min=0), default=8.0, show_default=True,
+              help="Length of the one long recording of the memory check; 0 leaves it out.")  # fmt: skip
+@click.option("--stage-calls", type=click.IntRange(0, MOST_DISTINCT), default=MOST_DISTINCT, show_default=True,
+              help="Calls for the stages one by one; 0 leaves them out.")  # fmt: skip
+@click.option("--paper-windows", type=click.IntRange(min=0), default=60, show_default=True,
+              help="Windows for the papers' way; 0 leaves it out.")  # fmt: skip
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Bundle, by name or folder.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
+def main(
+    hours: float, long_hours: float, stage_calls: int, paper_windows: int, model: str, json_path: Path | None
+) -> None:
+    """Measure speed and memory of `batchser run` and of its stages, and the papers' way beside them."""
+    load_before = os.getloadavg()[0]
+    try:
+        find_bundle(model)
+    except BundleError as error:
+        raise click.UsageError(str(error)) from error
+    with tempfile.TemporaryDirectory(prefix="batchser-bench-") as name:
+        folder = Path(name)
+        calls, job, lines = measure_job(folder, hours, model, long_hours)
+        os.environ.update(_ONE_THREAD)  # for the processes below; the job itself chose freely
+        if stage_calls:
+            lines += stage_lines(in_fresh_process(_stages, calls[:stage_calls], model, folder))
+        if paper_windows:
+            lines += paper_lines(in_fresh_process(_papers, calls, paper_windows), job)
+    about = machine(load_before)
+    if json_path is not None:
+        results = {"machine": about, "model": model, "job": asdict(job), "lines": [asdict(line) for line in lines]}
+        json_path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    click.echo(", ".join(f"{key} {value}" for key, value in about.items()))
+    click.echo(
+        f"{job.audio_s / 3600:.2f} hours of 8 kHz mu-law calls, two channels, the customer's scored, model {model}: "
+        f"{job.num_windows} windows, {job.num_speech} speech, {job.num_scored} scored "
+        f"({2 * job.num_scored / max(1, job.num_windows):.0%} of the scored channel)\n"
+    )
+    click.echo(table(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
