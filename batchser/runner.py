@@ -47,8 +47,8 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """Take one line about what happens now."""
 
-    def start(self, total_s: float) -> None:
-        """Take the seconds of audio to score (by the headers)."""
+    def start(self, total_s: float, recordings: int) -> None:
+        """Take what is to be scored: seconds of audio (by the headers) and recordings."""
 
     def advance(self, seconds: float, recordings: int) -> None:
         """Take what one more finished shard held."""
@@ -192,10 +192,10 @@ def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Head
     lengths = [header.duration_s for header in headers]
     total_s = sum(length or 0.0 for length in lengths)
     workers = available_cores() if job.workers is None else job.workers
-    target_s = min(_MAX_SHARD_S, max(_MIN_SHARD_S, total_s / max(1, workers * _SHARDS_PER_WORKER)))
+    target_s = min(_MAX_SHARD_S, max(_MIN_SHARD_S, total_s / (max(1, workers) * _SHARDS_PER_WORKER)))
     shards = [shard.recordings for shard in make_shards([h.recording for h in headers], lengths, target_s)]
     seconds_of = {header.recording.index: header.duration_s or 0.0 for header in headers}
-    progress.start(total_s)
+    progress.start(total_s, len(headers))
 
     def done(recordings: Sequence[Recording]) -> None:
         progress.advance(sum(seconds_of[recording.index] for recording in recordings), len(recordings))
