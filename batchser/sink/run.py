@@ -71,6 +71,10 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, ConfigError) and not self.finished_indices().size:
+            shutil.rmtree(
+                self.parts.work, ignore_errors=True
+            )  # refused: nothing of it may stand in the way of the next
         self.close()
 
     def close(self) -> None:
