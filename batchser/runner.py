@@ -8,6 +8,7 @@ kills its process again it gets a row with status ``crashed``: innocents do not 
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -262,7 +263,19 @@ def _cluster(scheduler: str | None, workers: int, progress: Progress) -> Iterato
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
+        _leave_ctrl_c_to_the_driver(client)
         yield client
+
+
+def _leave_ctrl_c_to_the_driver(client: Any) -> None:
+    """Let workers ignore a terminal's Ctrl-C, which reaches every process of the job: the driver ends them."""
+    from distributed import WorkerPlugin
+
+    class IgnoreCtrlC(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    client.register_plugin(IgnoreCtrlC())
 
 
 def _quiet_distributed() -> None:
