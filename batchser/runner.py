@@ -36,6 +36,7 @@ _SHARDS_PER_WORKER: Final = 6
 _MIN_SHARD_S: Final = 60.0
 _MAX_SHARD_S: Final = 3 * 3600.0
 _IN_FLIGHT_PER_WORKER: Final = 2
+_CONNECT_S: Final = 15.0
 
 
 class RunError(BatchserError):
@@ -244,7 +245,7 @@ def _cluster(scheduler: str | None, workers: int, progress: Progress) -> Iterato
     _quiet_distributed()
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout="15s")
+            client = Client(scheduler, timeout=_CONNECT_S)
         except (OSError, TimeoutError, ValueError) as error:
             raise ConfigError(
                 f"--scheduler {scheduler}: no Dask scheduler answers there ({error}). Start one with `dask scheduler`, "
@@ -292,7 +293,7 @@ def _score_over_dask(
 
     Raises
     ------
-    RunError : the scheduler is gone
+    RunError : the scheduler is gone, or workers cannot work
     """
     waiting = deque(shards)
     suspects: deque[Recording] = deque()
@@ -319,8 +320,13 @@ def _failed_shards(
     most: int,
     done: Callable[[Sequence[Recording]], None],
 ) -> Iterator[Sequence[Recording]]:
-    """Run all waiting shards, at most ``most`` at once; give back those whose process died."""
-    from distributed import as_completed
+    """Run all waiting shards, at most ``most`` at once; give back those whose process died.
+
+    Raises
+    ------
+    RunError : the scheduler is gone, or a worker failed otherwise, for instance as it lacks the package
+    """
+    from distributed import KilledWorker, as_completed
 
     running: dict[str, Sequence[Recording]] = {}
     completed = as_completed()
@@ -337,9 +343,13 @@ def _failed_shards(
             raise RunError("the Dask scheduler is gone; what is done is kept, the same command resumes")
         if isinstance(error, SinkError | ConfigError):
             raise error
-        if error is not None:
-            _LOG.warning("a worker ended in the middle of %d recordings (%s)", len(shard), type(error).__name__)
+        if isinstance(error, KilledWorker):
+            _LOG.warning("a worker ended in the middle of %d recordings", len(shard))
             yield shard
+        elif error is not None:
+            raise RunError(
+                f"a worker failed with {type(error).__name__}: {error}; mend that and repeat the same command"
+            )
         else:
             done(shard)
 
