@@ -101,16 +101,19 @@ def _is_fake_stereo(header: Header, settings: RunSettings) -> bool:
 def calibrate(headers: Sequence[Header], model: Model, settings: RunSettings) -> float | None:
     """Measure seconds of audio scored per second by one process here; None where nothing is readable.
 
-    The first readable recordings up to some ten minutes are scored, after a warm-up on the first of them.
+    The first readable recordings up to some ten minutes are scored, or else the shortest, after a warm-up on the first.
     """
+    readable = [header for header in headers if header.info is not None]
+    if not readable:
+        return None
     some: list[Recording] = []
     total_s = 0.0
-    for header in headers:
-        if header.info is not None and (header.duration_s or 0.0) + total_s <= _CALIBRATION_S:
+    for header in readable:
+        if (header.duration_s or 0.0) + total_s <= _CALIBRATION_S:
             some.append(header.recording)
             total_s += header.duration_s or 0.0
     if not some:
-        return None
+        some = [min(readable, key=lambda header: header.duration_s or 0.0).recording]
     list(score_recordings(some[:1], model, settings))
     started = time.perf_counter()
     outcomes = list(score_recordings(some, model, settings))
@@ -148,6 +151,8 @@ class Survey:
         if self.faults:
             lines.append(f"{len(self.faults)} cannot be read:")
             lines += [f"  {call_id}: {fault}" for call_id, fault in self.faults[:_FAULTS_SHOWN]]
+            if len(self.faults) > _FAULTS_SHOWN:
+                lines.append(f"  and {len(self.faults) - _FAULTS_SHOWN} more")
         if self.warning:
             lines.append(f"warning: {self.warning}")
         if self.run_minutes is not None and self.x_realtime is not None:
