@@ -31,6 +31,7 @@ def score(path: str | os.PathLike[str], model: str = "telephone-6", roles: str =
     ConfigError : unknown model, damaged bundle or unknown role
     AudioError : the recording cannot be read; the message says what was found and what to do
     """
-    from batchser.pipeline import score_file
+    from batchser.pipeline import parse_roles, score_file
+    from batchser.settings import RunSettings
 
-    return score_file(path, model=model, roles=roles)
+    return score_file(path, RunSettings(roles=parse_roles(roles, what="roles", allow_all=True)), model)

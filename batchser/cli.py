@@ -183,10 +183,19 @@ def run(context: click.Context, /, **options: Any) -> None:
         raise ConfigError(f"--json-summary {summary_path}: there is no folder {summary_path.absolute().parent}")
     report = run_job(job, ClickProgress(quiet=options["quiet"]))
     if summary_path is not None:
-        summary_path.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+        _write_summary(summary_path, report)
     if not options["quiet"]:
         _print_report(report)
     context.exit(report.exit_code)
+
+
+def _write_summary(path: Path, report: Report) -> None:
+    try:
+        path.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BatchserError(
+            f"--json-summary {path}: cannot be written ({error.strerror}); the tables are complete"
+        ) from error
 
 
 def _print_report(report: Report) -> None:
@@ -239,13 +248,11 @@ def score(context: click.Context, /, **options: Any) -> None:
     from batchser.errors import AudioError
     from batchser.pipeline import score_file
 
+    settings = _run_settings(options, context.obj)
     code = 0
     for path in options["files"]:
         try:
-            table = score_file(
-                path, model=options["model"], roles=options["roles"], channel_roles=options["channel_roles"],
-                search=_model_folders(),
-            )  # fmt: skip
+            table = score_file(path, settings, options["model"], _model_folders())
         except AudioError as error:
             click.echo(f"error: {error}", err=True)
             code = 1
@@ -356,13 +363,17 @@ def _run_settings(options: Mapping[str, Any], tables: Mapping[str, Any] | None) 
     built: dict[str, Any] = {}
     for name, kind in (("limits", LimitSettings), ("summary", SummarySettings)):
         given = (tables or {}).get(name, {})
-        known = {item.name: item.default for item in fields(kind)}
+        known: dict[str, Any] = {item.name: item.default for item in fields(kind)}
         faults += [f"[{name}] {key}: no such key; expected {', '.join(known)}" for key in given if key not in known]
-        for key, value in given.items():
-            if key in known and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-                faults.append(f"[{name}] {key}: received {value!r}, expected a number of at least 0")
-        if not faults:
-            built[name] = kind(**given)
+        chosen: dict[str, Any] = {}
+        for key in [key for key in given if key in known]:
+            number, value = type(known[key]), given[key]
+            if isinstance(value, int | number) and not isinstance(value, bool) and value >= 0:
+                chosen[key] = number(value)  # 3600 and 3600.0 are one setting
+            else:
+                expected = "a whole number" if number is int else "a number"
+                faults.append(f"[{name}] {key}: received {value!r}, expected {expected} of at least 0")
+        built[name] = kind(**chosen)
     for name, allow_all in (("roles", True), ("channel_roles", False)):
         try:
             if options[name]:

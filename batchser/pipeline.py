@@ -237,19 +237,13 @@ def _channel_windows(analysis: _Analysis, channel: int, model: Model, settings: 
 
 def score_file(
     path: str | os.PathLike[str],
-    *,
+    settings: RunSettings,
     model: str = DEFAULT_MODEL,
-    roles: str = "customer,mixed",
-    channel_roles: str | None = None,
     search: Sequence[Path] = (),
 ) -> pd.DataFrame:
     """Score one recording in this process; see ``batchser.score``."""
     from batchser.tables import segments_table
 
-    settings = RunSettings(
-        roles=parse_roles(roles, what="roles", allow_all=True),
-        channel_roles=parse_roles(channel_roles, what="channel_roles") if channel_roles else None,
-    )
     bundle = find_bundle(model, search)
     loaded = load_model(bundle.folder, bundle.sha256)
     where = os.fspath(path)
