@@ -593,11 +593,12 @@ def test_intervals_contain_the_score_and_are_wide_where_speakers_differ():
 
 
 def test_the_calibration_error_equals_one_by_hand():
-    # 30 answers of 0.8, 15 right: each of the 15 bins of two has one right where the order is right, wrong, …
-    probabilities = np.tile(np.array([0.8, 0.2], np.float32), (30, 1))
-    assert evaluate.calibration_error(probabilities, np.arange(30) % 2) == pytest.approx(0.3, abs=0.21)
-    assert evaluate.calibration_error(probabilities, np.zeros(30, int)) == pytest.approx(0.2, abs=1e-6)
-    assert evaluate.calibration_error(probabilities, np.ones(30, int)) == pytest.approx(0.8, abs=1e-6)
+    # 15 bins of two answers each, one of them right; confidences 0.50, 0.53, … 0.92: 0.03 · (0 + … + 14) / 15 off
+    confidence = np.repeat(0.5 + 0.03 * np.arange(15), 2)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1).astype(np.float32)
+    assert evaluate.calibration_error(probabilities, np.tile([0, 1], 15)) == pytest.approx(0.21, abs=1e-6)
+    assert evaluate.calibration_error(probabilities, np.zeros(30, int)) == pytest.approx(1 - 0.71, abs=1e-6)
+    assert evaluate.calibration_error(probabilities, np.ones(30, int)) == pytest.approx(0.71, abs=1e-6)
 
 
 def test_clips_that_no_gate_let_pass_are_wrong_and_break_nothing():
