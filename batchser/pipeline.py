@@ -95,10 +95,14 @@ def _analyse(recording: Recording, scorer: BatchScorer, settings: RunSettings, s
     except AudioError as error:
         analysis.fault = ("unreadable", str(error))
     except Exception as error:
-        # The task's edge: whatever else a recording does must cost its own row only, and be told in the log.
-        _LOG.exception("%s: an unexpected error; its row has status 'failed'", recording.call_id)
-        analysis.fault = ("failed", f"unexpected {type(error).__name__}: {error}; see the log, and please report it")
+        analysis.fault = _unexpected(recording, error)
     return analysis
+
+
+def _unexpected(recording: Recording, error: Exception) -> tuple[str, str]:
+    """The task's edge: whatever else a recording does must cost its own row only, and be told in the log."""
+    _LOG.exception("%s: an unexpected error; its row has status 'failed'", recording.call_id)
+    return "failed", f"unexpected {type(error).__name__}: {error}; see the log, and please report it"
 
 
 def _gate_and_queue(analysis: _Analysis, scorer: BatchScorer, settings: RunSettings, sizes: BatchSizes) -> None:
@@ -194,10 +198,16 @@ def parse_roles(text: str, *, what: str, allow_all: bool = False) -> tuple[str, 
 
 def _outcome(analysis: _Analysis, model: Model, settings: RunSettings) -> Outcome:
     """Put a recording's windows together, all of them scored by now, and sum them up."""
-    now = datetime.now(UTC)
-    if analysis.fault is not None:
-        rows = (summary.failed(*analysis.fault),)
-        return Outcome(analysis.recording, rows, source_sha256=analysis.source_sha256, scored_at=now)
+    if analysis.fault is None:
+        try:
+            return _summed_up(analysis, model, settings)
+        except Exception as error:
+            analysis.fault = _unexpected(analysis.recording, error)
+    rows = (summary.failed(*analysis.fault),)
+    return Outcome(analysis.recording, rows, source_sha256=analysis.source_sha256, scored_at=datetime.now(UTC))
+
+
+def _summed_up(analysis: _Analysis, model: Model, settings: RunSettings) -> Outcome:
     features = model.bundle.features
     duration_s = analysis.num_samples / features.rate_hz
     windows = tuple(_channel_windows(analysis, channel, model, settings) for channel in range(len(analysis.roles)))
@@ -211,7 +221,13 @@ def _outcome(analysis: _Analysis, model: Model, settings: RunSettings) -> Outcom
         min_duration_s=settings.min_duration_s,
     )
     return Outcome(
-        analysis.recording, summaries, windows, analysis.truncated, duration_s, analysis.source_sha256, scored_at=now
+        analysis.recording,
+        summaries,
+        windows,
+        analysis.truncated,
+        duration_s,
+        analysis.source_sha256,
+        scored_at=datetime.now(UTC),
     )
 
 
