@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import LABELS, RATE_HZ, call, silence, speechlike, write
 
-from batchser import runner
+from batchser import runner, summary
 from batchser.bundle import Bundle
 from batchser.errors import ConfigError
 from batchser.records import FAULTS, KINDS, STATUSES, Recording
@@ -509,6 +510,27 @@ def test_a_recording_that_kills_its_process_costs_its_own_row(
     assert sorted(logged) == [f"{name}: killed its process; its row has status 'crashed'" for name in sorted(killers)]
 
 
+def test_an_error_in_the_middle_of_one_recording_costs_its_own_row(
+    job: Job, undisturbed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    summarise = summary.summarise
+
+    def fails_for_hush(*arguments: object, duration_s: float, **more: object) -> object:
+        if duration_s == 7.0:
+            raise ZeroDivisionError("nobody thought of this")
+        return summarise(*arguments, duration_s=duration_s, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(summary, "summarise", fails_for_hush)
+    report = runner.run(at(job, tmp_path), Told())
+    calls = calls_of(report).set_index("call_id")
+    assert calls["status"].to_dict() == EXPECTED | {"hush": "failed"}
+    assert "unexpected ZeroDivisionError: nobody thought of this" in calls.loc["hush", "error"]
+    assert "hush" not in set(segments_of(report)["call_id"])
+    (record,) = caplog.records
+    assert record.getMessage() == "hush: an unexpected error; its row has status 'failed'"
+    assert record.exc_info is not None
+
+
 def test_an_error_of_the_worker_itself_is_not_blamed_on_recordings(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,6 +541,42 @@ def test_an_error_of_the_worker_itself_is_not_blamed_on_recordings(
     with pytest.raises(RunError, match="ModuleNotFoundError: No module named 'batchser'"):
         runner.run(at(job, tmp_path, scheduler=cluster), Told())
     assert not Path(tmp_path / "r.parquet").exists()
+
+
+def test_a_scheduler_that_goes_away_breaks_the_run_off(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, worker = (
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{name}", *options, "--no-dashboard"],
+            stderr=subprocess.DEVNULL,
+        )
+        for name, options in (
+            ("scheduler", ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(tmp_path / "address.json")]),
+            ("worker", ["--scheduler-file", str(tmp_path / "address.json"), "--no-nanny"]),
+        )
+    )
+
+    def slow(task: Task, recordings: Sequence[Recording]) -> None:
+        time.sleep(0.5)
+
+    class Killing(Told):
+        def advance(self, seconds: float, recordings: int) -> None:
+            scheduler.kill()
+
+    monkeypatch.setattr(runner, "score_shard", slow)
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "address.json").exists():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        address = json.loads((tmp_path / "address.json").read_text(encoding="utf-8"))["address"]
+        with pytest.raises(RunError, match="the Dask scheduler is gone"):
+            runner.run(at(job, tmp_path, scheduler=address), Killing())
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
 
 
 def test_a_full_disk_under_a_worker_breaks_the_run_off(
