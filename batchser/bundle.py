@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,8 +70,13 @@ def write_bundle(
     fold_weights: Mapping[str, FloatArray] | None,
     card: str,
 ) -> Bundle:
-    """Write ``bundle`` and its arrays into ``folder`` (made if need be) and open it again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``bundle`` and its arrays beside ``folder``, move them there, and open the bundle again.
+
+    What stood in ``folder`` before is replaced whole: a bundle is never half old, half new.
+    """
+    place, folder = folder, folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     files = {"weights.npz": weights} | ({"folds.npz": fold_weights} if fold_weights else {})
     for name, arrays in files.items():
         np.savez_compressed(folder / name, **arrays)  # type: ignore[arg-type]  # the stub takes them for its options
@@ -80,7 +86,9 @@ def write_bundle(
     body["sha256"] = fingerprint_of(body)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "bundle.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-    return open_bundle(folder)
+    shutil.rmtree(place, ignore_errors=True)
+    folder.rename(place)
+    return open_bundle(place)
 
 
 def open_bundle(folder: Path) -> Bundle:

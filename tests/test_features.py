@@ -87,9 +87,7 @@ def test_level_and_colour_are_taken_out():
     frames = np.full(2, settings.num_frames, np.int32)
     quiet, loud = (extract(windows * gain, settings).mel_db for gain in (0.25, 4.0))
     np.testing.assert_allclose(remove_window_mean(loud, frames), remove_window_mean(quiet, frames), atol=0.02)
-    np.testing.assert_allclose(
-        level_below_peak(loud, frames, 80.0), level_below_peak(quiet, frames, 80.0), atol=1e-3
-    )
+    np.testing.assert_allclose(level_below_peak(loud, frames, 80.0), level_below_peak(quiet, frames, 80.0), atol=1e-3)
 
 
 def test_padding_is_outside_every_mean():
