@@ -202,7 +202,8 @@ def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Head
     def done(recordings: Sequence[Recording]) -> None:
         progress.advance(sum(seconds_of[recording.index] for recording in recordings), len(recordings))
 
-    here = job.scheduler is None and (workers == 0 or (job.workers is None and len(shards) <= 1))
+    # Even one shard gets a process of its own: a recording that kills its process must not kill the driver.
+    here = job.scheduler is None and workers == 0
     task = Task(
         model_folder=Path(bundle.folder or "."),
         model_sha256=bundle.sha256,

@@ -77,7 +77,7 @@ def gate_window(
     """
     size = settings.window_samples
     count = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
-    borders = np.sort(rng.integers(0, size, count - 1))
+    borders = np.sort(rng.choice(np.arange(1, size), count - 1, replace=False))
     edges = [0, *borders.tolist(), size]
     line, kinds = np.zeros(size, np.float32), np.full(size, SILENCE, np.int8)
     for first, end in itertools.pairwise(edges):
