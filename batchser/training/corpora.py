@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from batchser.audio import open_audio
+from batchser.audio import open_audio, probe
 from batchser.errors import AudioError, ConfigError
 from batchser.records import FloatArray, Recording
 from batchser.settings import LimitSettings
@@ -101,11 +101,40 @@ def read_corpora(data: Path, names: Sequence[str]) -> list[Clip]:
 
 
 def _without_contradictions(clips: Iterable[Clip]) -> list[Clip]:
-    """Drop clips whose identical audio carries two emotions (CREMA-D has three such pairs): no label can be right."""
-    by_content: dict[str, list[Clip]] = defaultdict(list)
+    """Drop clips whose identical audio carries two emotions (CREMA-D has three such pairs): no label can be right.
+
+    Compared is what is heard, as copies of a clip may be packed into different bytes; only clips of one speaker and one
+    length are decoded for it. A clip that cannot be read stays, and is told when it is read.
+    """
+    same_length: dict[object, list[Clip]] = defaultdict(list)
     for clip in clips:
-        by_content[hashlib.sha256(clip.path.read_bytes()).hexdigest()].append(clip)
-    return [clip for same in by_content.values() if len({c.emotion for c in same}) == 1 for clip in same]
+        same_length[clip.corpus, clip.speaker, _length_s(clip)].append(clip)
+    kept = []
+    for group in same_length.values():
+        by_sound: dict[object, list[Clip]] = defaultdict(list)
+        for clip in group:
+            by_sound[_sound(clip) if len(group) > 1 else 0].append(clip)
+        kept += [clip for same in by_sound.values() if len({c.emotion for c in same}) == 1 for clip in same]
+    return sorted(kept, key=lambda clip: (clip.corpus, clip.path))
+
+
+def _length_s(clip: Clip) -> float | None:
+    try:
+        return probe(_recording(clip.path), LimitSettings()).duration_s
+    except AudioError:
+        return None
+
+
+def _sound(clip: Clip) -> object:
+    """Stand for what a clip sounds like; a clip that cannot be read is like no other."""
+    try:
+        return hashlib.sha256(read_samples(clip.path, 8000).tobytes()).hexdigest()
+    except AudioError:
+        return clip
+
+
+def _recording(path: Path) -> Recording:
+    return Recording(0, path.stem, str(path.absolute()))
 
 
 def read_samples(path: Path, rate_hz: int) -> FloatArray:
@@ -115,8 +144,7 @@ def read_samples(path: Path, rate_hz: int) -> FloatArray:
     ------
     AudioError : as for any recording
     """
-    recording = Recording(0, path.stem, str(path.absolute()))
-    with open_audio(recording, rate_hz, LimitSettings(max_duration_s=3600.0)) as reader:
+    with open_audio(_recording(path), rate_hz, LimitSettings(max_duration_s=3600.0)) as reader:
         blocks = [block.samples.mean(axis=0) for block in reader]
     if not blocks:
         raise AudioError(f"{path}: no samples could be decoded")
