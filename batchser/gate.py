@@ -8,11 +8,26 @@ voice activity alone will not do: they take nearly all hold music for speech.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from batchser.records import FLOOR_DBFS, KINDS, SILENCE, SPEECH, BoolArray, DoubleArray, FloatArray, IntArray, KindArray
+from batchser.records import (
+    FLOOR_DBFS,
+    KINDS,
+    NOISE,
+    SILENCE,
+    SPEECH,
+    BoolArray,
+    DoubleArray,
+    FloatArray,
+    IntArray,
+    KindArray,
+)
 from batchser.settings import GateSettings
+
+#: A window is steady when the network takes so much of it for a silent line.
+_STEADY_PART: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +86,9 @@ def decide(
     sound_s[:, [SPEECH, SILENCE]] = 0.0
     is_sound = audible & (sound_s.max(axis=1) >= np.minimum(settings.min_sound_s, length_s / 2))
     kind = np.where(is_sound, sound_s.argmax(axis=1), SILENCE)
+    kind = np.where((kind == NOISE) & (level < settings.quiet_noise_dbfs), SILENCE, kind)
+    is_steady = (likeliest == SILENCE).mean(axis=1) >= _STEADY_PART
+    kind = np.where((kind == SILENCE) & is_steady & (level >= settings.steady_noise_dbfs), NOISE, kind)
     kind = np.where(audible & (voiced_s >= needed_s), SPEECH, kind)
     return Gated(kind.astype(np.int8), voiced_s, voiced)
 

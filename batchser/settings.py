@@ -101,7 +101,9 @@ class GateSettings:
     The gate's network judges chunks of ``chunk_frames`` frames (64 ms). A chunk is voiced from ``voiced_probability``
     on; a window is speech from ``min_voiced_s`` voiced seconds on (a tail shorter than twice that: when half of it is
     voiced). It is silence whatever the network says when it is quieter than ``silence_dbfs``; else it is the kind of
-    sound, music, tone or noise, that has most of it, from ``min_sound_s`` on: ringing is a tone in its pauses too.
+    sound, music, tone or noise, that has most of it, from ``min_sound_s`` on: ringing is a tone in its pauses too. The
+    network does not hear level: noise quieter than ``quiet_noise_dbfs`` is silence, and a steady hiss, which it takes
+    for a silent line, is noise from ``steady_noise_dbfs`` on.
     """
 
     chunk_frames: int = 4
@@ -109,6 +111,8 @@ class GateSettings:
     min_sound_s: float = 0.4
     voiced_probability: float = 0.5
     silence_dbfs: float = -65.0
+    quiet_noise_dbfs: float = -50.0
+    steady_noise_dbfs: float = -35.0
 
 
 @dataclass(frozen=True, slots=True)

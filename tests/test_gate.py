@@ -20,7 +20,7 @@ def chunks(*kinds: tuple[int, int]) -> np.ndarray:
     return (0.9 * np.eye(len(KINDS))[timeline] + 0.02)[None].astype(np.float32)
 
 
-def decided(probabilities: np.ndarray, frames: int = 184, length_s: float = 3.0, level: float = -20.0):
+def decided(probabilities: np.ndarray, frames: int = 184, length_s: float = 3.0, level: float = -40.0):
     """(kind, voiced_s, voiced) of one window."""
     gated = decide(probabilities, np.array([frames]), np.array([length_s]), np.array([level], np.float32), SETTINGS)
     assert gated.kind.dtype == np.int8
@@ -131,3 +131,23 @@ def test_level_is_the_mean_power_over_the_true_length():
 def test_level_of_nearly_nothing_stops_at_the_floor():
     assert level_dbfs(np.full((1, 10), 1e-7, np.float32), np.array([10])).tolist() == [FLOOR_DBFS]
     assert level_dbfs(np.zeros((1, 10), np.float32), np.array([0])).tolist() == [FLOOR_DBFS]
+
+
+@pytest.mark.parametrize(
+    ("heard", "level", "kind"),
+    [
+        (NOISE, -49.0, NOISE),
+        (NOISE, -51.0, SILENCE),  # a quiet line's own noise
+        (SILENCE, -36.0, SILENCE),
+        (SILENCE, -34.0, NOISE),  # a steady hiss as loud as speech
+        (MUSIC, -60.0, MUSIC),
+        (TONE, -60.0, TONE),
+        (SPEECH, -60.0, SPEECH),  # level never decides on speech
+    ],
+)
+def test_level_tells_noise_from_silence_and_nothing_else(heard, level, kind):
+    assert decided(chunks((heard, CHUNKS)), level=level)[0] == kind
+
+
+def test_a_loud_word_too_short_to_pass_does_not_make_a_silent_window_noise():
+    assert decided(chunks((SPEECH, 7), (SILENCE, CHUNKS - 7)), level=-30.0)[0] == SILENCE

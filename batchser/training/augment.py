@@ -137,8 +137,8 @@ def composed_music(rng: np.random.Generator, num_samples: int, rate_hz: int) -> 
 
 
 def generated_noise(rng: np.random.Generator, num_samples: int, rate_hz: int) -> FloatArray:
-    """Loud noise that is not the line's own hiss, (n,): gusts, clicks and knocks, static, hum."""
-    kind = rng.choice(["gusts", "knocks", "static", "hum"])
+    """Noise that is not the line's own steady hiss, (n,): gusts, clicks and knocks, hum."""
+    kind = rng.choice(["gusts", "knocks", "hum"])
     at_s = np.arange(num_samples) / rate_hz
     noise = coloured_noise(rng, num_samples, rng.uniform(0, 2))
     if kind == "gusts":
