@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that DESIGN.md promises."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
+    # NumPy's own threads gain nothing on our small matrices, and spin where other processes want the cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
