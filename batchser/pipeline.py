@@ -39,7 +39,7 @@ class BatchSizes:
 
     block_s: float = 30.0
     gate_windows: int = 32
-    score_windows: int = 128  # more are no quicker on a processor, and each takes 0.8 MB more
+    score_windows: int = 256
 
 
 @dataclass(slots=True)

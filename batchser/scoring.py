@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     import keras
 
     Network = Callable[[FloatArray], Any]
+
+
+#: A batch passes the network in slices of so many windows: as quick on a CPU as in one, and its activations stay small.
+_SLICE_WINDOWS: Final = 64
 
 
 def start_tensorflow(num_threads: int) -> None:
@@ -104,7 +108,9 @@ class Model:
 
     def emotions(self, prepared: FloatArray) -> FloatArray:
         """Calibrated probabilities of the labels: prepared features (B, T, F) → float32 (B, num_labels)."""
-        return softmax(np.asarray(self._emotion(prepared)) / np.float32(self.bundle.temperature))
+        starts = range(0, len(prepared), _SLICE_WINDOWS)
+        logits = np.concatenate([np.asarray(self._emotion(prepared[k : k + _SLICE_WINDOWS])) for k in starts])
+        return softmax(logits / np.float32(self.bundle.temperature))
 
 
 def _scaler(arrays: Mapping[str, FloatArray], num_features: int) -> tuple[FloatArray, FloatArray]:
