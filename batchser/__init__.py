@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchser.settings import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     import os
 
@@ -13,7 +15,12 @@ __all__ = ["__version__", "score"]
 __version__ = "0.1.0"
 
 
-def score(path: str | os.PathLike[str], model: str = "telephone-6", roles: str = "customer,mixed") -> pd.DataFrame:
+def score(
+    path: str | os.PathLike[str],
+    model: str = DEFAULT_MODEL,
+    roles: str = "customer,mixed",
+    channel_roles: str | None = None,
+) -> pd.DataFrame:
     """Score one recording now and return its windows.
 
     Parameters
@@ -21,6 +28,7 @@ def score(path: str | os.PathLike[str], model: str = "telephone-6", roles: str =
     path : path or fsspec URL of one recording, any format the job reads
     model : an installed bundle's name (see ``batchser models``) or a bundle's folder
     roles : which roles are scored, comma-separated, or ``"all"``
+    channel_roles : who speaks on each channel, e.g. ``"agent,customer"``; a mono recording is ``mixed`` unless stated
 
     Returns
     -------
@@ -34,4 +42,8 @@ def score(path: str | os.PathLike[str], model: str = "telephone-6", roles: str =
     from batchser.pipeline import parse_roles, score_file
     from batchser.settings import RunSettings
 
-    return score_file(path, RunSettings(roles=parse_roles(roles, what="roles", allow_all=True)), model)
+    settings = RunSettings(
+        roles=parse_roles(roles, what="roles", allow_all=True),
+        channel_roles=parse_roles(channel_roles, what="channel_roles") if channel_roles else None,
+    )
+    return score_file(path, settings, model)

@@ -30,8 +30,7 @@ from batchser.records import FloatArray
 from batchser.settings import FeatureSettings, GateSettings, fingerprint_of
 
 FORMAT_VERSION: Final = 1
-DEFAULT_MODEL: Final = "telephone-6"
-_MAX_BYTES: Final = 512 * 2**20  # a bundle is a few megabytes; a hostile one must not fill the memory
+_MAX_BYTES: Final = 256 * 2**20  # a bundle is a few megabytes; a hostile one must not fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +85,12 @@ def write_bundle(
     body["sha256"] = fingerprint_of(body)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "bundle.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(place, ignore_errors=True)
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
     folder.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
     return open_bundle(place)
 
 
@@ -119,6 +122,7 @@ def open_bundle(folder: Path) -> Bundle:
                 "damaged or was replaced. Restore the bundle"
             )
     del body["format_version"]
+    _check_keys(folder, body)
     try:
         return Bundle(
             **body
@@ -138,6 +142,18 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder}/bundle.json does not fit this version of batchser: {error}") from error
 
 
+def _check_keys(folder: Path, body: Mapping[str, Any]) -> None:
+    """Refuse settings that are not all there: a default filled in here would change results under the same sha256."""
+    for name, kind in (("features", FeatureSettings), ("gate", GateSettings)):
+        expected = {field.name for field in dataclasses.fields(kind)}
+        differing = set(body.get(name) or ()) ^ expected
+        if differing:
+            raise BundleError(
+                f"{folder}/bundle.json does not fit this version of batchser: {name} lacks, or has besides, "
+                f"{', '.join(sorted(differing))}. Train it again, or install the batchser that wrote it"
+            )
+
+
 def read_weights(bundle: Bundle, file: str = "weights.npz") -> dict[str, FloatArray]:
     """Read the arrays of a bundle's file by name, float32.
 
@@ -148,6 +164,12 @@ def read_weights(bundle: Bundle, file: str = "weights.npz") -> dict[str, FloatAr
     if bundle.folder is None:
         raise BundleError(f"{bundle.name}: the bundle was never written to a folder")
     try:
+        with zipfile.ZipFile(bundle.folder / file) as archive:
+            num_bytes = sum(entry.file_size for entry in archive.infolist())
+        if num_bytes > _MAX_BYTES:
+            raise BundleError(
+                f"{bundle.folder / file}: unpacks to {num_bytes} bytes, more than a bundle's {_MAX_BYTES}"
+            )
         with np.load(bundle.folder / file, allow_pickle=False) as arrays:
             return {name: np.asarray(arrays[name], np.float32) for name in arrays.files}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -11,18 +11,18 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchser import __version__
 from batchser.errors import BatchserError, ConfigError
+from batchser.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from batchser.runner import Report
     from batchser.settings import RunSettings
 
-DEFAULT_MODEL: Final = "telephone-6"
 EXIT_CONFIG, EXIT_BROKEN, EXIT_INTERRUPTED = 2, 3, 130
 
 _Command = Callable[..., Any]
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         code = EXIT_CONFIG
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what is done is kept, the same command resumes", err=True)
+        click.echo("interrupted; a run keeps what is done: the same command, without --fresh, resumes", err=True)
         code = EXIT_INTERRUPTED
     except ConfigError as error:
         for fault in error.faults:
@@ -163,7 +163,7 @@ def run(context: click.Context, /, **options: Any) -> None:
 
     \b
     Exit codes: 0 every recording was read; 1 done, but some could not be (their rows say why); 2 wrong usage, nothing
-    started; 3 the run broke off, repeat the command; 130 interrupted, repeat the command.
+    started; 3 the run broke off, 130 it was interrupted: repeat the command, without --fresh, to go on.
     """
     from batchser.progress import ClickProgress
     from batchser.runner import Job
@@ -205,7 +205,8 @@ def _print_report(report: Report) -> None:
 
     statuses = ", ".join(f"{count} {status}" for status, count in report.by_status.items() if count)
     click.echo(f"{report.recordings} recordings ({statuses}); {report.recordings_reused} were done before")
-    speed = f"{report.x_realtime:.0f} x real time" if report.x_realtime else "nothing was left to score"
+    reused = report.recordings_reused == report.recordings
+    speed = "nothing was left to score" if reused else f"{report.x_realtime:.0f} x real time"
     click.echo(
         f"{report.audio_s / 3600:.2f} hours of audio, {report.scored_windows} windows scored by {report.model}, "
         f"in {report.seconds:.1f} s ({speed})"
@@ -266,12 +267,15 @@ def score(context: click.Context, /, **options: Any) -> None:
             index=False, float_format=lambda value: f"{value:.2f}", na_rep="-"
         )
         click.echo(f"{path}\n{shown}\n")
-        if table["emotion"].isna().all():
+        found = set(table["role"])
+        if not found & {*settings.roles} and "all" not in settings.roles:
             click.echo(
-                f"{path}: no window was scored. Roles found: {', '.join(sorted(set(table['role'])))}; scored are "
+                f"{path}: no channel was scored. Roles found: {', '.join(sorted(found))}; scored are "
                 f"{options['roles']}. State roles with --channel-roles, or score others with --roles",
                 err=True,
             )
+        elif table["emotion"].isna().all():
+            click.echo(f"{path}: no window holds speech enough to be scored", err=True)
     context.exit(code)
 
 
@@ -379,7 +383,9 @@ def _run_settings(options: Mapping[str, Any], tables: Mapping[str, Any] | None) 
     for name, allow_all in (("roles", True), ("channel_roles", False)):
         try:
             if options[name]:
-                built[name] = parse_roles(options[name], what=f"--{name.replace('_', '-')}", allow_all=allow_all)
+                words = parse_roles(options[name], what=f"--{name.replace('_', '-')}", allow_all=allow_all)
+                # Roles to score are a set, and one set has one fingerprint; channel roles are a list.
+                built[name] = tuple(sorted(set(words))) if name == "roles" else words
         except ConfigError as error:
             faults += error.faults
     if faults:

@@ -44,11 +44,15 @@ class Gated:
 def level_dbfs(samples: FloatArray, num_samples: IntArray) -> FloatArray:
     """Mean level of each window over its true length, dB re full scale, float32 (B,), at least FLOOR_DBFS.
 
+    A constant offset, a common fault of recorders, is no sound and does not count.
+
     ``samples`` is float32 (B, N), padded with zeros past ``num_samples`` int32 (B,).
     """
-    energy = np.einsum("bn,bn->b", samples, samples, dtype=np.float64) / np.maximum(num_samples, 1)
+    length = np.maximum(num_samples, 1)
+    power = np.einsum("bn,bn->b", samples, samples, dtype=np.float64) / length
+    offset = samples.sum(axis=1, dtype=np.float64) / length
     with np.errstate(divide="ignore"):
-        return np.maximum(10 * np.log10(energy), FLOOR_DBFS).astype(np.float32)
+        return np.maximum(10 * np.log10(np.maximum(power - offset**2, 0.0)), FLOOR_DBFS).astype(np.float32)
 
 
 def decide(

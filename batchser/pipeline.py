@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from batchser import audio, gate, summary
-from batchser.bundle import DEFAULT_MODEL, find_bundle
+from batchser.bundle import find_bundle
 from batchser.errors import AudioError, ConfigError
 from batchser.features import extract, frames_inside
 from batchser.records import ROLES, SPEECH, AudioBlock, FloatArray, Outcome, Recording, WindowBatch, WindowScores
 from batchser.scoring import BatchScorer, Model, load_model
-from batchser.settings import RunSettings
+from batchser.settings import DEFAULT_MODEL, RunSettings
 from batchser.windows import cut_windows, window_bounds_s
 
 if TYPE_CHECKING:
@@ -168,10 +168,10 @@ def channel_roles(
         return ("mixed",)
     if recording.roles is not None:
         return recording.roles
-    if num_channels == 1:
-        return ("mixed",)
     if settings.channel_roles is not None and len(settings.channel_roles) == num_channels:
         return settings.channel_roles
+    if num_channels == 1:
+        return ("mixed",)
     return ("unknown",) * num_channels
 
 

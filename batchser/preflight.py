@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from batchser import audio
 from batchser.bundle import find_bundle
 from batchser.errors import AudioError, ConfigError
-from batchser.manifest import read_inputs
+from batchser.manifest import UNKNOWN_SECONDS, read_inputs
 from batchser.pipeline import channel_roles, score_recordings, scored_channels
 from batchser.records import AudioInfo, Recording
 from batchser.scoring import Model, load_model
 from batchser.settings import LimitSettings, RunSettings, available_cores
 from batchser.tables import reserved_columns
 
+_CHUNK: Final = 256
 _THREADS: Final = 8  # headers wait for disks and networks, not for processors
 _CALIBRATION_S: Final = 600.0
 _START_UP_S: Final = 10.0  # worker processes start and load TensorFlow
 _FAULTS_SHOWN: Final = 20
+
+
+#: A terminal's Ctrl-C reaches every process of the job: the driver ends the others.
+_IGNORE_CTRL_C: Final[dict[str, Any]] = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +48,37 @@ class Header:
         return self.info.duration_s if self.info else 0.0
 
 
-def read_headers(
-    recordings: Sequence[Recording], limits: LimitSettings, tick: Callable[[int], None] = lambda _: None
-) -> list[Header]:
-    """Read the header of every recording, in order; ``tick`` is told how many are done."""
-    headers = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for header in pool.map(lambda recording: _read_header(recording, limits), recordings):
-            headers.append(header)
-            tick(len(headers))
+def read_headers(recordings: Sequence[Recording], limits: LimitSettings, *, isolated: bool) -> list[Header]:
+    """Read the header of every recording, in order.
+
+    With ``isolated`` this is done in a process of its own: a file that kills its decoder already here costs its own
+    header, and its row is left to a worker's process.
+    """
+    if not isolated:
+        return _read_chunk(recordings, limits)
+    headers: list[Header] = []
+    waiting = deque(recordings[k : k + _CHUNK] for k in range(0, len(recordings), _CHUNK))
+    while waiting:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **_IGNORE_CTRL_C) as pool:
+            running = deque((chunk, pool.submit(_read_chunk, chunk, limits)) for chunk in waiting)
+            waiting.clear()
+            while running:
+                chunk, future = running.popleft()
+                try:
+                    headers += future.result()
+                except BrokenProcessPool:
+                    halves = [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
+                    if len(chunk) == 1:
+                        headers.append(Header(chunk[0], None, "the process that read its header died"))
+                        halves = []
+                    waiting.extend([*halves, *(other for other, _ in running)])
+                    break
     return headers
+
+
+def _read_chunk(recordings: Sequence[Recording], limits: LimitSettings) -> list[Header]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda recording: _read_header(recording, limits), recordings))
 
 
 def _read_header(recording: Recording, limits: LimitSettings) -> Header:
@@ -57,6 +86,8 @@ def _read_header(recording: Recording, limits: LimitSettings) -> Header:
         return Header(recording, audio.probe(recording, limits))
     except AudioError as error:
         return Header(recording, None, str(error))
+    except Exception as error:  # the worker that scores it will say more, and log it
+        return Header(recording, None, f"unexpected {type(error).__name__} while its header was read")
 
 
 def refuse_if_nothing_is_scored(headers: Sequence[Header], settings: RunSettings) -> None:
@@ -109,9 +140,10 @@ def calibrate(headers: Sequence[Header], model: Model, settings: RunSettings) ->
     some: list[Recording] = []
     total_s = 0.0
     for header in readable:
-        if (header.duration_s or 0.0) + total_s <= _CALIBRATION_S:
+        length_s = UNKNOWN_SECONDS if header.duration_s is None else header.duration_s
+        if length_s + total_s <= _CALIBRATION_S:
             some.append(header.recording)
-            total_s += header.duration_s or 0.0
+            total_s += length_s
     if not some:
         some = [min(readable, key=lambda header: header.duration_s or 0.0).recording]
     list(score_recordings(some[:1], model, settings))
@@ -173,7 +205,8 @@ def survey(
     ConfigError : the inputs or the model are not usable
     """
     bundle = find_bundle(model, search)
-    headers = read_headers(read_inputs(inputs, reserved_columns(bundle.labels)).recordings, settings.limits)
+    recordings = read_inputs(inputs, reserved_columns(bundle.labels)).recordings
+    headers = read_headers(recordings, settings.limits, isolated=workers != 0)
     warning = None
     try:
         refuse_if_nothing_is_scored(headers, settings)

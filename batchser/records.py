@@ -33,6 +33,14 @@ FAULTS: Final = frozenset({"crashed", "failed", "unreadable"})
 #: Encodings that a manifest may state for headerless audio.
 ENCODINGS: Final = ("mulaw", "alaw", "pcm16")
 
+#: What a folder is searched for: suffixes of what can be decoded as it lies there. Headerless files (``.ulaw``,
+#: ``.raw``) must be named, as only a manifest can say what they hold.
+AUDIO_SUFFIXES: Final = frozenset(
+    {".3g2", ".3gp", ".3gpp", ".aac", ".adts", ".aif", ".aifc", ".aiff", ".amr", ".asf", ".au", ".awb", ".bw64"}
+    | {".bwf", ".caf", ".flac", ".g722", ".m4a", ".m4b", ".mka", ".mkv", ".mp2", ".mp3", ".mp4", ".oga", ".ogg"}
+    | {".opus", ".rf64", ".snd", ".sph", ".voc", ".vox", ".w64", ".wav", ".wave", ".webm", ".wma"}
+)
+
 #: ``level_dbfs`` of digital silence.
 FLOOR_DBFS: Final = -100.0
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from batchser import __version__, summary
-from batchser.bundle import DEFAULT_MODEL, Bundle, find_bundle
+from batchser.bundle import Bundle, find_bundle
 from batchser.errors import BatchserError, ConfigError
 from batchser.manifest import Manifest, make_shards, read_inputs
 from batchser.pipeline import BatchSizes, score_recordings
 from batchser.preflight import Header, read_headers, refuse_if_nothing_is_scored
 from batchser.records import FAULTS, Outcome, Recording
 from batchser.scoring import load_model
-from batchser.settings import RunSettings, available_cores
+from batchser.settings import DEFAULT_MODEL, RunSettings, available_cores, available_memory_bytes
 from batchser.sink import Finished, PartSink, Run, SinkError, checked_paths, open_run
 from batchser.tables import Provenance, Tally, reserved_columns
 
@@ -37,6 +37,7 @@ _MIN_SHARD_S: Final = 60.0
 _MAX_SHARD_S: Final = 3 * 3600.0
 _IN_FLIGHT_PER_WORKER: Final = 2
 _CONNECT_S: Final = 15.0
+_WORKER_BYTES: Final = 1_300_000_000  # what a worker weighs at its peak (make bench)
 #: Dask's own default without its MALLOC_TRIM_THRESHOLD_: that makes glibc map and clear every array anew, which takes
 #: as much time as all our arithmetic and saves no memory at the peak.
 _WORKER_ENVIRONMENT: Final = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
@@ -136,7 +137,7 @@ def run(job: Job, progress: Progress) -> Report:
         if finished:
             progress.say(f"resuming: {len(finished)} of {len(manifest.recordings)} recordings are done")
         progress.say(f"reading {len(missing)} headers")
-        headers = read_headers(missing, job.settings.limits)
+        headers = read_headers(missing, job.settings.limits, isolated=job.workers != 0)
         if not finished:
             refuse_if_nothing_is_scored(headers, job.settings)
         _score_missing(job, bundle, opened, headers, progress)
@@ -148,6 +149,8 @@ def run(job: Job, progress: Progress) -> Report:
 def _checked(job: Job) -> tuple[Bundle, Manifest]:
     """Open the model, the inputs and the output's place, and tell all faults of the three at once."""
     faults: list[str] = []
+    if job.scheduler is not None and job.workers is not None:
+        faults.append("--workers and --scheduler: give one of them; the workers of a scheduler are its own")
     bundle = manifest = None
     try:
         bundle = find_bundle(job.model, job.search)
@@ -196,16 +199,18 @@ def _report(
 def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Header], progress: Progress) -> None:
     lengths = [header.duration_s for header in headers]
     total_s = sum(length or 0.0 for length in lengths)
-    workers = available_cores() if job.workers is None else job.workers
-    target_s = min(_MAX_SHARD_S, max(_MIN_SHARD_S, total_s / (max(1, workers) * _SHARDS_PER_WORKER)))
-    shards = [shard.recordings for shard in make_shards([h.recording for h in headers], lengths, target_s)]
+    recordings = [header.recording for header in headers]
     seconds_of = {header.recording.index: header.duration_s or 0.0 for header in headers}
     progress.start(total_s, len(headers))
 
     def done(recordings: Sequence[Recording]) -> None:
         progress.advance(sum(seconds_of[recording.index] for recording in recordings), len(recordings))
 
-    # Even one shard gets a process of its own: a recording that kills its process must not kill the driver.
+    def shards_for(workers: int) -> list[Sequence[Recording]]:
+        target_s = min(_MAX_SHARD_S, max(_MIN_SHARD_S, total_s / (max(1, workers) * _SHARDS_PER_WORKER)))
+        return [shard.recordings for shard in make_shards(recordings, lengths, target_s)]
+
+    workers = default_workers() if job.workers is None else job.workers
     here = job.scheduler is None and workers == 0
     task = Task(
         model_folder=Path(bundle.folder or "."),
@@ -216,12 +221,22 @@ def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Head
         num_threads=available_cores() if here else 1,
     )
     if here:
-        for shard in shards:
+        for shard in shards_for(1):
             score_shard(task, shard)
             done(shard)
-    elif shards:
-        with _cluster(job.scheduler, min(workers, len(shards)), progress) as client:
-            _score_over_dask(client, task, shards, done)
+    elif recordings:
+        # Even one shard gets a process of its own: a recording that kills its process must not kill the driver.
+        with _cluster(job.scheduler, min(workers, len(shards_for(workers))), progress) as client:
+            _score_over_dask(client, task, shards_for(_num_workers(client)), done)
+
+
+def default_workers() -> int:
+    """One worker a processor, but no more than the memory holds."""
+    return max(1, min(available_cores(), available_memory_bytes() // _WORKER_BYTES))
+
+
+def _num_workers(client: Any) -> int:
+    return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def score_shard(task: Task, recordings: Sequence[Recording]) -> None:
@@ -233,6 +248,11 @@ def score_shard(task: Task, recordings: Sequence[Recording]) -> None:
     """
     model = load_model(task.model_folder, task.model_sha256, task.num_threads)
     task.parts.write(list(score_recordings(recordings, model, task.settings, task.sizes)))
+
+
+def warm_up(task: Task) -> None:
+    """Load the model, and nothing else."""
+    load_model(task.model_folder, task.model_sha256, task.num_threads)
 
 
 @contextmanager
@@ -265,7 +285,7 @@ def _cluster(scheduler: str | None, workers: int, progress: Progress) -> Iterato
             {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}
         ),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
+            n_workers=workers, threads_per_worker=1, memory_limit=0, processes=True, dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
@@ -305,7 +325,7 @@ def _score_over_dask(
     suspects: deque[Recording] = deque()
     while waiting or suspects:
         if waiting:
-            most = _IN_FLIGHT_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+            most = _IN_FLIGHT_PER_WORKER * max(1, _num_workers(client))
             for shard in _failed_shards(client, task, waiting, most, done):
                 if len(shard) == 1:
                     suspects.append(shard[0])
@@ -314,6 +334,7 @@ def _score_over_dask(
                     waiting += [shard[:half], shard[half:]]
         else:
             suspect = suspects.popleft()
+            _check_workers(client, task)
             if list(_failed_shards(client, task, deque([[suspect]]), 1, done)):
                 _quarantine(task, suspect)
                 done([suspect])
@@ -358,6 +379,24 @@ def _failed_shards(
             )
         else:
             done(shard)
+
+
+def _check_workers(client: Any, task: Task) -> None:
+    """Make sure that a worker lives at all before a recording is blamed for its death.
+
+    Raises
+    ------
+    RunError : a worker dies with nothing to do but load the model
+    """
+    from distributed import KilledWorker
+
+    try:
+        client.submit(warm_up, task, pure=False).result()
+    except KilledWorker as error:
+        raise RunError(
+            "a worker died while it loaded the model, with no recording to blame; it needs some 1.3 GB of memory. Give "
+            "it more, or use fewer workers (--workers), and repeat the same command"
+        ) from error
 
 
 def _quarantine(task: Task, recording: Recording) -> None:

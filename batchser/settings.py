@@ -5,17 +5,25 @@ Sizes are derived here, once, by exact division; contradictory settings raise be
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from batchser.errors import ConfigError
 
 #: Every feature of paper 000's stack, in its order. A bundle names those its network reads.
 FEATURE_NAMES: Final = ("mfcc", "delta", "chroma", "mel", "contrast", "tonnetz")
+
+
+#: Frames that the gate's network judges together: its two strided layers halve the frames twice.
+CHUNK_FRAMES: Final = 4
+#: The bundle that is used where none is named.
+DEFAULT_MODEL: Final = "telephone-6"
 
 
 def exact_div(numerator: int, denominator: int, what: str) -> int:
@@ -114,6 +122,10 @@ class GateSettings:
     quiet_noise_dbfs: float = -50.0
     steady_noise_dbfs: float = -35.0
 
+    def __post_init__(self) -> None:
+        if self.chunk_frames != CHUNK_FRAMES:
+            raise ConfigError(f"gate.chunk_frames: received {self.chunk_frames}, the gate's network has {CHUNK_FRAMES}")
+
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
@@ -166,3 +178,12 @@ def fingerprint_of(value: Any) -> str:
 def available_cores() -> int:
     """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory_bytes() -> int:
+    """Return the memory of this machine, or the container's limit where that is lower."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    return min(limits)

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchser.audio import (
-    AUDIO_SUFFIXES,
     channels_carry_same_signal,
     open_audio,
     probe,
@@ -25,7 +24,7 @@ from batchser.audio import (
 from batchser.audio.headers import FileView, WavLayout, corrected_wav, wav_layout
 from batchser.audio.source import Source
 from batchser.errors import AudioError
-from batchser.records import Recording
+from batchser.records import AUDIO_SUFFIXES, Recording
 from batchser.settings import LimitSettings
 
 LIMITS = LimitSettings()

@@ -120,9 +120,9 @@ def test_one_channel_never_talks_over_itself():
 
 def test_level_is_the_mean_power_over_the_true_length():
     samples = np.zeros((4, 1000), np.float32)
-    samples[0] = 1.0
-    samples[1] = 0.1
-    samples[2, :100] = 0.1  # a tail
+    samples[0] = np.tile([1.0, -1.0], 500)
+    samples[1] = samples[0] / 10 + 0.5  # a constant offset is no sound
+    samples[2, :100] = samples[0, :100] / 10  # a tail
     found = level_dbfs(samples, np.array([1000, 1000, 100, 1000]))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [0, -20, -20, FLOOR_DBFS], atol=1e-4)

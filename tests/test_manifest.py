@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchser.errors import ConfigError
-from batchser.manifest import AUDIO_SUFFIXES, UNKNOWN_SECONDS, Manifest, make_shards, read_inputs
-from batchser.records import Recording
+from batchser.manifest import UNKNOWN_SECONDS, Manifest, make_shards, read_inputs
+from batchser.records import AUDIO_SUFFIXES, Recording
 
 RESERVED = frozenset({"call_id", "path", "status", "emotion", "started_at", "channel"})
 #: Hypothesis reuses tmp_path over its examples; every test that does so writes its files anew.
@@ -103,7 +103,7 @@ def test_a_folder_may_be_the_current_one_or_end_in_a_slash(folder: Path) -> None
 def test_folder_without_audio_names_the_suffixes() -> None:
     touch("calls/notes.txt")
     (fault,) = faults_of("calls")
-    assert fault.startswith("calls: no audio found; looked for .3g2 .3gp .aac ")
+    assert fault.startswith("calls: no audio found; looked for .3g2 .3gp .3gpp ")
     assert all(suffix in fault for suffix in AUDIO_SUFFIXES)
 
 

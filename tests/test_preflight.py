@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 from conftest import RATE_HZ, call, recording, silence, speechlike, write
 
 from batchser import preflight
+from batchser.audio import probe
 from batchser.bundle import Bundle
 from batchser.errors import ConfigError
 from batchser.preflight import Header, Survey, calibrate, read_headers, refuse_if_nothing_is_scored, survey
-from batchser.records import Recording
+from batchser.records import AudioInfo, Recording
 from batchser.scoring import Model
 from batchser.settings import LimitSettings, RunSettings
 
@@ -22,17 +25,15 @@ def stereo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def headers_of(*recordings: Recording) -> list[Header]:
-    return read_headers(recordings, LimitSettings())
+    return read_headers(recordings, LimitSettings(), isolated=False)
 
 
 def test_headers_come_in_order_with_their_faults(tmp_path: Path, stereo: Path) -> None:
     (tmp_path / "text.wav").write_text("This is no recording, though it is named like one.\n", encoding="utf-8")
     paths = [tmp_path / "missing.wav", stereo, tmp_path / "text.wav", *[stereo] * 20]
-    ticks: list[int] = []
     recordings = [recording(path, index) for index, path in enumerate(paths)]
-    headers = read_headers(recordings, LimitSettings(), ticks.append)
+    headers = read_headers(recordings, LimitSettings(), isolated=True)
     assert [header.recording for header in headers] == recordings
-    assert ticks == list(range(1, len(paths) + 1))
     assert [header.fault is None for header in headers] == [False, True, False, *[True] * 20]
     assert "no such file" in (headers[0].fault or "")
     assert [header.duration_s for header in headers[:3]] == [0.0, 4.0, 0.0]
@@ -41,7 +42,7 @@ def test_headers_come_in_order_with_their_faults(tmp_path: Path, stereo: Path) -
 
 
 def test_limits_are_those_of_the_run(stereo: Path) -> None:
-    (header,) = read_headers([recording(stereo)], LimitSettings(max_duration_s=3.0))
+    (header,) = read_headers([recording(stereo)], LimitSettings(max_duration_s=3.0), isolated=False)
     assert "4 s or more, expected at most 3 s" in (header.fault or "")
 
 
@@ -163,3 +164,23 @@ def test_a_survey_is_a_page_for_people() -> None:
     assert lines[27:29] == ["  and 5 more", "warning: nothing would be scored"]
     assert lines[-1] == "a run will take about 0.3 minutes here with 2 workers (measured: 512 x real time a process)"
     assert len(lines) == 30
+
+
+def probe_that_dies(recording: Recording, limits: LimitSettings) -> AudioInfo:
+    """Stand for a decoder that kills its process on one file."""
+    if recording.call_id == "deadly":
+        os._exit(1)
+    return probe(recording, limits)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_file_that_kills_its_decoder_costs_its_own_header(stereo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings = [Recording(k, "deadly" if k == 2 else str(k), str(stereo)) for k in range(5)]
+    # A spawned process would not see what is patched here.
+    forking = multiprocessing.get_context("fork")
+    monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: forking)
+    monkeypatch.setattr(preflight.audio, "probe", probe_that_dies)
+    headers = read_headers(recordings, LimitSettings(), isolated=True)
+    assert [header.recording for header in headers] == recordings
+    assert [header.recording.call_id for header in headers if header.info is None] == ["deadly"]
+    assert headers[2].fault == "the process that read its header died"

@@ -9,8 +9,7 @@ never finished, or hides bytes behind a too-small size), or when decoding stoppe
 decoded is decoded all the same.
 """
 
-from batchser.audio.formats import AUDIO_SUFFIXES
 from batchser.audio.reader import AudioReader, channels_carry_same_signal, open_audio, probe
 from batchser.audio.source import source_sha256
 
-__all__ = ["AUDIO_SUFFIXES", "AudioReader", "channels_carry_same_signal", "open_audio", "probe", "source_sha256"]
+__all__ = ["AudioReader", "channels_carry_same_signal", "open_audio", "probe", "source_sha256"]

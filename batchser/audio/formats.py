@@ -9,13 +9,6 @@ from batchser.audio.source import Source
 from batchser.errors import AudioError
 from batchser.records import Recording
 
-#: Suffixes by which folders are searched for recordings: lower case, with the dot.
-AUDIO_SUFFIXES: Final = frozenset(
-    {".wav", ".wave", ".rf64", ".bw64", ".w64", ".mp3", ".mp2", ".flac", ".ogg", ".oga", ".opus", ".au", ".snd"}
-    | {".aif", ".aiff", ".aifc", ".caf", ".m4a", ".m4b", ".mp4", ".aac", ".adts", ".webm", ".mka", ".mkv", ".amr"}
-    | {".awb", ".3gp", ".3gpp", ".3g2", ".wma", ".asf", ".g722", ".vox", ".voc", ".sph", ".ul", ".ulaw", ".al", ".alaw"}
-)
-
 _HEAD_BYTES: Final = 2**16
 
 

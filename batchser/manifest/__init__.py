@@ -4,8 +4,7 @@
 tasks. Nothing here opens a recording.
 """
 
-from batchser.manifest.files import AUDIO_SUFFIXES
 from batchser.manifest.inputs import MANIFEST_SUFFIXES, Manifest, read_inputs
 from batchser.manifest.shards import UNKNOWN_SECONDS, Shard, make_shards
 
-__all__ = ["AUDIO_SUFFIXES", "MANIFEST_SUFFIXES", "UNKNOWN_SECONDS", "Manifest", "Shard", "make_shards", "read_inputs"]
+__all__ = ["MANIFEST_SUFFIXES", "UNKNOWN_SECONDS", "Manifest", "Shard", "make_shards", "read_inputs"]

@@ -17,16 +17,7 @@ from typing import Final
 import fsspec
 
 from batchser.errors import ConfigError
-
-#: What a folder is searched for. Headerless files (``.ulaw``, ``.alaw``, ``.raw``, ``.sln``) must be named: only a
-#: manifest can say what they hold.
-# fmt: off
-AUDIO_SUFFIXES: Final = frozenset({
-    ".3g2", ".3gp", ".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".awb", ".bwf", ".caf", ".flac", ".g722", ".g726",
-    ".gsm", ".m4a", ".mka", ".mp2", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".vox", ".w64", ".wav",
-    ".wave", ".webm", ".wma",
-})
-# fmt: on
+from batchser.records import AUDIO_SUFFIXES
 
 #: ``s3://`` or, chained, ``simplecache::s3://``.
 _URL: Final = re.compile(r"(?:[A-Za-z][\w+.-]*::)*[A-Za-z][\w+.-]*://")

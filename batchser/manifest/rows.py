@@ -349,7 +349,7 @@ def _parse_roles(cell: str | list[str | None] | None) -> tuple[str, ...] | None:
     if not cell or (isinstance(cell, str) and not cell.strip()):
         return None
     given = cell.split(",") if isinstance(cell, str) else cell
-    roles = tuple((role or "").strip() for role in given)
+    roles = tuple((role or "").strip().lower() for role in given)
     if not set(roles) <= set(ROLES):
         raise ValueError(f"a comma list, one of {', '.join(ROLES)} per channel")
     return roles

@@ -30,6 +30,7 @@ class Corpus:
     name: str
     licence: str
     commercial_use: bool
+    note: str
     read: Callable[[Path], list[Clip]]
 
 
@@ -76,8 +77,12 @@ def _read_index(data: Path, corpus: str) -> list[Clip]:
     ]
 
 
+_CREMA_D_NOTE: Final = (
+    "actors speak twelve English sentences; human listeners, from the voice alone, name the emotion meant in 40.9 % of "
+    "the clips."
+)
 READERS: Final[Mapping[str, Corpus]] = {
-    "CREMA-D": Corpus("CREMA-D", "ODbL 1.0 + DbCL 1.0", commercial_use=True, read=read_crema_d),
+    "CREMA-D": Corpus("CREMA-D", "ODbL 1.0 + DbCL 1.0", commercial_use=True, note=_CREMA_D_NOTE, read=read_crema_d),
 }
 
 

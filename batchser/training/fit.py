@@ -62,7 +62,7 @@ def fit(
 
     Parameters
     ----------
-    train, valid : disjoint speakers, so that early stopping is speaker-independent
+    train, valid : early stopping and temperature look at ``valid``; take other speakers for it where that matters
     spec, num_outputs : the network
     settings : the recipe's ``fit`` or ``gate_fit``
     seed : every random choice, initial weights included

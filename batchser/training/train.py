@@ -311,6 +311,9 @@ def _piece(path: Path) -> str:
 
 def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
     faults = [f"fold {fold}: no clip has it" for fold in recipe.folds if not any(c.fold == fold for c in clips)]
+    without = sum(c.fold is None for c in clips)
+    if without:
+        faults.append(f"folds: {without} clips have none and would not be trained on; give each speaker a fold")
     unknown = sorted({c.emotion for c in clips} - set(recipe.labels))
     if unknown:
         faults.append(f"labels: the corpora also hold {', '.join(unknown)}, which the recipe does not name")
