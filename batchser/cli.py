@@ -281,15 +281,23 @@ def score(context: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per bundle, one a line.")
-def models(as_json: bool) -> None:
+@click.pass_context
+def models(context: click.Context, /, as_json: bool) -> None:
     """List the installed model bundles: labels, rate, licence, scores.
 
     Bundles are looked for in the package and in the folder that the environment variable BATCHSER_MODELS names.
     """
     from batchser.bundle import installed, open_bundle
+    from batchser.errors import BundleError
 
+    code = 0
     for folder in installed(_model_folders()):
-        bundle = open_bundle(folder)
+        try:
+            bundle = open_bundle(folder)
+        except BundleError as error:
+            click.echo(f"error: {error}", err=True)
+            code = EXIT_CONFIG
+            continue
         clips: Mapping[str, Any] = bundle.scores.get("clips", {})
         if as_json:
             about = {name: getattr(bundle, name) for name in ("name", "labels", "licence", "data", "scores", "sha256")}
@@ -307,6 +315,7 @@ def models(as_json: bool) -> None:
                 f"{len(clips['uar_by_fold'])} folds, mu-law"
             )
         click.echo(f"  {folder}")
+    context.exit(code)
 
 
 @cli.command()

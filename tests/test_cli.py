@@ -21,10 +21,10 @@ import pytest
 from click.testing import CliRunner
 from conftest import LABELS, RATE_HZ, call, speechlike, write
 
-from batchser import __version__, bundle, cli, runner
+from batchser import __version__, cli, runner
 from batchser.bundle import Bundle
 from batchser.runner import Job, Report
-from batchser.settings import LimitSettings, RunSettings, SummarySettings
+from batchser.settings import DEFAULT_MODEL, LimitSettings, RunSettings, SummarySettings
 from batchser.sink import SinkError
 
 COMMANDS = sorted(cli.cli.commands)
@@ -137,7 +137,7 @@ def test_commands_are_those_of_the_design() -> None:
         *("--out", "--segments", "--model", "--roles", "--channel-roles", "--workers", "--scheduler", "--config"),
         *("--fresh", "--quiet", "--json-summary"),
     }
-    for words in ("Exit codes:", "0 every", "1 done", "2 wrong", "3 the run", "130 interrupted"):
+    for words in ("Exit codes:", "0 every", "1 done", "2 wrong", "3 the run", "130 it was interrupted"):
         assert words in (cli.cli.commands["run"].help or "")
 
 
@@ -390,7 +390,11 @@ def test_a_full_disk_breaks_the_run_off(batchser: Command, recordings: Path) -> 
     [
         (SinkError("the disk is gone"), 3, "error: the disk is gone\n"),
         (runner.RunError("the Dask scheduler is gone"), 3, "error: the Dask scheduler is gone\n"),
-        (KeyboardInterrupt(), 130, "interrupted; what is done is kept, the same command resumes\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; a run keeps what is done: the same command, without --fresh, resumes\n",
+        ),
     ],
 )
 def test_a_run_that_breaks_off(
@@ -498,7 +502,7 @@ def test_the_command_line_wins(batchser: Command, jobs: list[Job]) -> None:
 def test_defaults_without_a_config(batchser: Command, jobs: list[Job]) -> None:
     batchser("run", "in.csv", "more", "--out", "r.parquet")
     (job,) = jobs
-    assert job.model == cli.DEFAULT_MODEL == bundle.DEFAULT_MODEL
+    assert job.model == DEFAULT_MODEL
     assert job.settings == RunSettings()
     assert job.inputs == ("in.csv", "more")
     assert (job.workers, job.scheduler, job.segments, job.fresh) == (None, None, None, False)
@@ -621,7 +625,7 @@ def test_score_goes_on_after_a_bad_file(batchser: Command, mixed: Path) -> None:
 def test_score_explains_why_nothing_is_scored(batchser: Command, mixed: Path) -> None:
     ended = batchser("score", mixed / "two.wav", "--model", "tiny")
     assert ended.code == 0
-    assert "no window was scored. Roles found: unknown; scored are customer,mixed" in ended.err
+    assert "no channel was scored. Roles found: unknown; scored are customer,mixed" in ended.err
     assert "--channel-roles" in ended.err
     ended = batchser("score", mixed / "two.wav", "--model", "tiny", "--channel-roles", "agent,customer", "--json")
     rows = pd.DataFrame(json.loads(line) for line in ended.out.splitlines())

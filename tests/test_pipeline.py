@@ -414,3 +414,9 @@ def test_score_raises_in_a_sentence(tiny_bundle, folder):
         batchser.score(folder / "speech.wav", model=model, roles="boss")
     with pytest.raises(BundleError, match="model 'nonesuch': no such bundle"):
         batchser.score(folder / "speech.wav", model="nonesuch")
+
+
+def test_a_mono_recording_takes_the_one_channel_role_that_was_stated():
+    settings = RunSettings(channel_roles=("agent",))
+    assert channel_roles(recording("agent-leg.wav"), 1, settings) == ("agent",)
+    assert channel_roles(recording("call.wav"), 1, RunSettings(channel_roles=("agent", "customer"))) == ("mixed",)

@@ -324,7 +324,7 @@ def test_shards_of_one_recording_give_the_same_rows(
 def test_no_scheduler_at_the_address(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_CONNECT_S", 1.0)
     with pytest.raises(ConfigError, match=r"--scheduler tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
-        runner.run(at(job, tmp_path, scheduler="tcp://127.0.0.1:9"), Told())
+        runner.run(at(job, tmp_path, scheduler="tcp://127.0.0.1:9", workers=None), Told())
     assert not list(tmp_path.iterdir())
 
 
@@ -459,7 +459,9 @@ def test_a_signal_interrupts_and_the_same_command_resumes(
     (os.killpg if whole_group else os.kill)(started.pid, number)
     output, errors = started.communicate(timeout=60)
     assert started.returncode == 130, errors
-    assert errors.splitlines()[-1] == "interrupted; what is done is kept, the same command resumes"
+    assert (
+        errors.splitlines()[-1] == "interrupted; a run keeps what is done: the same command, without --fresh, resumes"
+    )
     assert "Traceback" not in errors
     assert not output
     assert not Path(tmp_path / "r.parquet").exists()
@@ -494,7 +496,7 @@ def test_a_recording_that_kills_its_process_costs_its_own_row(
 
     monkeypatch.setattr(runner, "score_shard", score_or_die)  # travels to the workers by value
     told = Told()
-    report = runner.run(at(job, tmp_path, scheduler=cluster), told)
+    report = runner.run(at(job, tmp_path, scheduler=cluster, workers=None), told)
     assert report.exit_code == 1
     assert report.by_status["crashed"] == len(killers)
     assert told.recordings == len(EXPECTED)
@@ -539,7 +541,7 @@ def test_an_error_of_the_worker_itself_is_not_blamed_on_recordings(
 
     monkeypatch.setattr(runner, "score_shard", broken)
     with pytest.raises(RunError, match="ModuleNotFoundError: No module named 'batchser'"):
-        runner.run(at(job, tmp_path, scheduler=cluster), Told())
+        runner.run(at(job, tmp_path, scheduler=cluster, workers=None), Told())
     assert not Path(tmp_path / "r.parquet").exists()
 
 
@@ -572,7 +574,7 @@ def test_a_scheduler_that_goes_away_breaks_the_run_off(
             time.sleep(0.1)
         address = json.loads((tmp_path / "address.json").read_text(encoding="utf-8"))["address"]
         with pytest.raises(RunError, match="the Dask scheduler is gone"):
-            runner.run(at(job, tmp_path, scheduler=address), Killing())
+            runner.run(at(job, tmp_path, scheduler=address, workers=None), Killing())
     finally:
         for process in (scheduler, worker):
             process.kill()
@@ -587,7 +589,7 @@ def test_a_full_disk_under_a_worker_breaks_the_run_off(
 
     monkeypatch.setattr(runner, "score_shard", full)
     with pytest.raises(SinkError, match="No space left on device"):
-        runner.run(at(job, tmp_path, scheduler=cluster), Told())
+        runner.run(at(job, tmp_path, scheduler=cluster, workers=None), Told())
 
 
 # ---------------------------------------------------------------------------------------------------- refused
@@ -629,3 +631,8 @@ def test_only_broken_recordings_are_a_result_too(tiny_bundle: Bundle, tmp_path: 
     assert report.exit_code == 1
     assert segments_of(report).empty
     assert [name for name in segments_of(report) if name.startswith("p_")] == [f"p_{label}" for label in LABELS]
+
+
+def test_workers_and_a_scheduler_are_not_given_together(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--workers and --scheduler: give one of them"):
+        runner.run(at(job, tmp_path, scheduler="tcp://127.0.0.1:9", workers=2), Told())
