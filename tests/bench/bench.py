@@ -24,9 +24,9 @@ import click
 from job import JobResult, run_in_one_process, run_job
 from material import CALL_S, MOST_DISTINCT, make_calls, write_call
 
-from batchser.bundle import DEFAULT_MODEL, find_bundle
+from batchser.bundle import find_bundle
 from batchser.errors import BundleError
-from batchser.settings import available_cores
+from batchser.settings import DEFAULT_MODEL, available_cores
 
 if TYPE_CHECKING:
     from papers import PapersWay
