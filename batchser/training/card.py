@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchser.bundle import Bundle
-from batchser.training.corpora import READERS
+from batchser.training.corpora import corpus_of
 
 
 def render_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> str:
@@ -74,7 +74,7 @@ def render_card(bundle: Bundle) -> str:
         for corpus in bundle.data
     )
     training = bundle.training
-    notes = "".join(f"{corpus['name']}: {READERS[corpus['name']].note}\n" for corpus in bundle.data)
+    notes = "".join(f"{corpus['name']}: {corpus_of(corpus['name']).note}\n" for corpus in bundle.data)
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     return f"""# {bundle.name}
 

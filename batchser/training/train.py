@@ -27,7 +27,7 @@ from batchser.scoring import Model, start_tensorflow
 from batchser.settings import fingerprint_of
 from batchser.training import evaluate
 from batchser.training.card import render_card
-from batchser.training.corpora import READERS, Clip, find_audio, read_corpora, read_samples
+from batchser.training.corpora import Clip, corpus_of, find_audio, read_clip, read_corpora, read_samples
 from batchser.training.examples import GateSounds, emotion_window, gate_window
 from batchser.training.fit import Examples, Fitted, Report, fit
 from batchser.training.recipe import Recipe
@@ -66,10 +66,10 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report, calls: Path | N
     ConfigError : missing corpora, or folds without clips
     """
     start_tensorflow(threads)
-    clips = read_corpora(data, recipe.corpora)
+    clips = read_corpora(data, recipe.corpora).clips
     _check(clips, recipe)
     report(f"{len(clips)} clips of {len({c.speaker for c in clips})} speakers; reading")
-    audio = [read_samples(clip.path, recipe.features.rate_hz) for clip in clips]
+    audio = [read_clip(clip, recipe.features.rate_hz) for clip in clips]
     music, held_out_music = split_music(find_audio(data / "music"), recipe)
     kept = KeptFits(out.with_name(f"{out.name}.work"), recipe, _data_key(clips, data), report)
     gate = kept.fit(
@@ -167,7 +167,7 @@ def evaluate_bundle(
     """
     folds = [int(fold) for fold in bundle.training["folds"]]
     if predictions is None and data is not None:
-        clips = read_corpora(data, [corpus["name"] for corpus in bundle.data])
+        clips = read_corpora(data, [corpus["name"] for corpus in bundle.data]).clips
         parts = [evaluate.score_clips([c for c in clips if c.fold == fold], fold_model(bundle, fold)) for fold in folds]
         predictions = evaluate.join(parts)
     scores: dict[str, Any] = {}
@@ -323,7 +323,7 @@ def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
 
 def _base_bundle(recipe: Recipe, held_out_music: Sequence[str]) -> Bundle:
     """The bundle's description as far as it is known before anything is fitted."""
-    corpora = [READERS[name] for name in recipe.corpora]
+    corpora = [corpus_of(name) for name in recipe.corpora]
     commercial = all(corpus.commercial_use for corpus in corpora)
     return Bundle(
         name=recipe.name,
