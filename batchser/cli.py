@@ -122,12 +122,13 @@ _CONFIG = click.option(
 _QUIET = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 _DATA = click.option(
     "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR", required=True,
-    help="Folder with the corpora: index.csv and the clips it names; music/ and noise/ for the gate.",
+    help="Folder with the corpora as their owners lay them out, folds in index.csv if you have them; music/ and noise/ "
+    "for the gate.",
 )  # fmt: skip
 _CALLS = click.option(
-    "--calls", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
-    help="Folder of composed calls (manifest.csv, turns.csv) of the gate's held-out speakers and music, to be scored "
-    "window by window.",
+    "--calls", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR", multiple=True,
+    help="Folder of composed calls (manifest.csv, turns.csv), to be scored window by window by the model that never "
+    "heard its customers: those of one fold. May be given several times; the gate is a stranger to one fold alone.",
 )  # fmt: skip
 
 
@@ -325,7 +326,7 @@ def models(context: click.Context, /, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
               help="The bundle's folder, made at the end; DIR.work keeps finished fits until then.")  # fmt: skip
 @_options(_CALLS, _QUIET)
-def train(recipe: str, data: Path, out: Path, calls: Path | None, quiet: bool) -> None:
+def train(recipe: str, data: Path, out: Path, calls: tuple[Path, ...], quiet: bool) -> None:
     """Train a model bundle: the gate, one model a fold to be measured, and the model to be shipped.
 
     Scores are speaker-independent: every clip is scored by the fold model that never heard its speaker, through the
@@ -333,8 +334,8 @@ def train(recipe: str, data: Path, out: Path, calls: Path | None, quiet: bool) -
     """
     from batchser.progress import timed
     from batchser.settings import available_cores
-    from batchser.training.card import render_scores
     from batchser.training.recipe import read_recipe
+    from batchser.training.report import render_scores
     from batchser.training.train import train as train_bundle
 
     if not out.absolute().parent.is_dir():
@@ -346,22 +347,45 @@ def train(recipe: str, data: Path, out: Path, calls: Path | None, quiet: bool) -
 
 @cli.command()
 @_options(_MODEL, _DATA, _CALLS)
+@click.option("--degradations", default="all", show_default=True, metavar="all|none|NAMES",
+              help="Degraded lines to score clips through as well, a comma-separated list of names; all: those that "
+              "this machine's libraries can make.")  # fmt: skip
+@click.option("--clips-per-fold", type=click.IntRange(min=0), default=400, show_default=True, metavar="N",
+              help="So many clips of each fold, drawn by a seed, go through each degradation. 0: all.")  # fmt: skip
+@click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Draw confusion matrices, reliability diagram and learning curves into this folder.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
-def evaluate(model: str, data: Path, calls: Path | None, as_json: bool) -> None:
-    """Measure a bundle again: its fold models on the folds they never heard, through the job, on a telephone line.
+@_options(_QUIET)
+def evaluate(
+    model: str, data: Path, calls: tuple[Path, ...], degradations: str, clips_per_fold: int, pictures: Path | None,
+    as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Measure a bundle again: its split models on the clips they never heard, through the job, on a telephone line.
 
-    This prints what the bundle's model card says.
+    The protocol comes first: a score means nothing without it. Then accuracy, UAR and F1 with intervals, per corpus,
+    split, sex and age; calibration; degraded lines; composed calls. A bundle's model card says the same.
     """
     from batchser.bundle import find_bundle
+    from batchser.progress import timed
     from batchser.scoring import start_tensorflow
     from batchser.settings import available_cores
-    from batchser.training.card import render_scores
-    from batchser.training.train import evaluate_bundle
+    from batchser.training import evaluate as evaluation
+    from batchser.training.corpora import render_faults
+    from batchser.training.pictures import check_matplotlib, write_pictures
+    from batchser.training.report import render_scores
 
     bundle = find_bundle(model, _model_folders())
+    options = evaluation.EvaluateOptions(evaluation.choose_degradations(degradations), clips_per_fold or None)
+    if pictures is not None:
+        check_matplotlib()
     start_tensorflow(available_cores())
-    scores = evaluate_bundle(bundle, data, calls)
+    read = evaluation.read_clips(bundle, data)
+    if read.faults and not quiet:
+        click.echo(render_faults(read.faults), err=True)
+    scores = evaluation.evaluate_bundle(bundle, read.clips, calls, options, report=timed(quiet=quiet))
     click.echo(json.dumps(scores, indent=1) if as_json else render_scores(scores, bundle.labels))
+    for path in write_pictures(pictures, bundle, scores) if pictures is not None else ():
+        click.echo(path, err=True)
 
 
 def _model_folders() -> tuple[Path, ...]:

@@ -1,276 +1,309 @@
-"""Evaluation: what a model is worth on speakers it never heard, through the job's own path.
+"""Evaluation: what a model is worth on clips and calls it never heard, through the job's own path.
 
-Clips are sent through a telephone (300–3400 Hz, mu-law), written as recordings, and scored by ``score_recordings``
-untrimmed, so that a clip's answer is its row of the calls table. Composed calls are scored window by window.
+A clip is sent through a degradation of a telephone line (mu-law unless said otherwise), written as a recording, and
+scored by ``score_recordings`` untrimmed, so that its answer is its row of the calls table. Each clip is scored by the
+model of the split that tests it. Composed calls are scored window by window (calls.py).
 """
 
 from __future__ import annotations
 
-import csv
 import tempfile
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import soundfile
 
-from batchser.manifest import read_inputs
+from batchser.bundle import Bundle, read_weights
+from batchser.errors import ConfigError
 from batchser.pipeline import score_recordings
-from batchser.records import KINDS, SPEECH, FloatArray, IntArray, Outcome, Recording
+from batchser.records import FloatArray, Outcome, Recording
 from batchser.scoring import Model
 from batchser.settings import RunSettings
-from batchser.training import augment
-from batchser.training.corpora import Clip, read_samples
+from batchser.summary import MIN_WEIGHT_S
+from batchser.training import calls as composed
+from batchser.training import degradations, protocols, scores
+from batchser.training.corpora import Clip, CorpusRead, LabelOptions, read_clip, read_corpora
+from batchser.training.protocols import Split
+from batchser.training.scores import Predictions
 
-_RESAMPLES: Final = 1000  # bootstrap
-_ECE_BINS: Final = 15
-#: A composed window counts as one kind when that kind fills so much of it, and nothing else is in it.
-TRUTH_PART: Final = 0.5
+Report = Callable[[str], None]
+#: The line that the main scores are measured on, and the one that the degradations are compared with.
+STANDARD_LINE: Final = "mu-law"
+CLEAN_LINE: Final = "clean"
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions:
-    """Held-out clips with the probabilities that the job gave them.
+class EvaluateOptions:
+    """What to measure besides the clips on the standard line.
 
-    ``truth`` int (n,), ``probabilities`` float32 (n, L), a row of NaN for a clip whose every window the gate
-    refused; ``speakers`` and ``folds`` (n,).
+    ``degradations`` are names of DEGRADATIONS; the table of them is made from ``clips_per_split`` clips of each split
+    (None: all). ``seed`` draws those clips and what is random in a degradation.
     """
 
-    labels: tuple[str, ...]
-    truth: IntArray
-    probabilities: FloatArray
-    speakers: np.ndarray
-    folds: IntArray
-
-    @property
-    def answers(self) -> IntArray:
-        """The label of each clip, −1 where there is none (which is wrong whatever the truth), int (n,)."""
-        heard = ~np.isnan(self.probabilities).any(axis=1)
-        return np.where(heard, np.nan_to_num(self.probabilities).argmax(axis=1), -1)
+    degradations: tuple[str, ...] = ()
+    clips_per_split: int | None = None
+    seed: int = 0
 
 
-def score_clips(clips: Sequence[Clip], model: Model) -> Predictions:
-    """Score clips through the job, on a telephone line without noise; each is one mono recording."""
+def choose_degradations(words: str) -> tuple[str, ...]:
+    """Read ``all`` (those that this machine's libraries can do), ``none`` or a comma-separated list of names.
+
+    Raises
+    ------
+    ConfigError : a name that is none, or one that needs a library or codec that is not here
+    """
+    if words in ("all", "none"):
+        return tuple(degradations.available()) if words == "all" else ()
+    names = tuple(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+    unknown = [name for name in names if name not in degradations.DEGRADATIONS]
+    absent = [name for name in names if name not in unknown and name not in degradations.available()]
+    faults = [f"degradations: received {name!r}, expected some of {_known()}" for name in unknown]
+    faults += [
+        f"degradations: {name} cannot be made here: its codec is not in this machine's libraries" for name in absent
+    ]
+    if faults or not names:
+        raise ConfigError(faults or f"degradations: received {words!r}, expected all, none or some of {_known()}")
+    return names
+
+
+def _known() -> str:
+    return ", ".join(degradations.DEGRADATIONS)
+
+
+def score_clips(
+    clips: Sequence[Clip],
+    model: Model,
+    degradation: str = STANDARD_LINE,
+    seed: int = 0,
+    *,
+    split: str = "",
+    audio: Sequence[FloatArray] | None = None,
+) -> Predictions:
+    """Score clips through the job, each as one mono recording that came down a line.
+
+    Parameters
+    ----------
+    clips : those whose emotion the model has no label for are left out and counted
+    model : scores them; ``split`` is the name of the split that it belongs to
+    degradation : one of DEGRADATIONS
+    seed : what is random in it; a clip gets the same noise whichever clips it is scored with
+    audio : the clips' samples at the model's rate, float32 (n,) each, where they are read already
+
+    Raises
+    ------
+    AudioError : a clip cannot be read
+    ConfigError : none of the clips has an emotion that the model knows
+    """
     labels = model.bundle.labels
-    rate_hz = model.bundle.features.rate_hz
+    rows = [k for k, clip in enumerate(clips) if clip.emotion in labels]
+    if not rows:
+        raise ConfigError(f"evaluate: none of {len(clips)} clips has an emotion of the model's ({', '.join(labels)})")
+    known = [clips[k] for k in rows]
+    own_audio = None if audio is None else [audio[k] for k in rows]
     with tempfile.TemporaryDirectory() as folder:
-        recordings = []
-        for k, clip in enumerate(clips):
-            path = Path(folder) / f"{k}.wav"
-            line = augment.band_pass(read_samples(clip.path, rate_hz), rate_hz)
-            soundfile.write(path, line, rate_hz, subtype="ULAW")
-            recordings.append(Recording(k, str(k), str(path)))
+        recordings = _recordings(Path(folder), known, own_audio, model.bundle.features.rate_hz, degradation, seed)
         outcomes = list(score_recordings(recordings, model, RunSettings(roles=("all",))))
     nothing = (np.nan,) * len(labels)
     return Predictions(
         labels=labels,
-        truth=np.array([labels.index(clip.emotion) for clip in clips], np.int32),
+        truth=np.array([labels.index(clip.emotion) for clip in known], np.int32),
         probabilities=np.array([o.summaries[0].means or nothing for o in outcomes], np.float32),
-        speakers=np.array([f"{clip.corpus}/{clip.speaker}" for clip in clips]),
-        folds=np.array([-1 if clip.fold is None else clip.fold for clip in clips], np.int32),
+        uncalibrated=np.array([_uncalibrated(o, model.bundle) for o in outcomes], np.float32),
+        speakers=np.array([protocols.speaker_of(clip) for clip in known]),
+        corpora=np.array([clip.corpus for clip in known]),
+        splits=np.full(len(known), split),
+        sexes=np.array([clip.sex or "" for clip in known]),
+        ages=np.array([-1 if clip.age is None else clip.age for clip in known], np.int32),
+        left_out=len(clips) - len(known),
     )
 
 
-def join(parts: Sequence[Predictions]) -> Predictions:
-    """Put the folds' predictions together: each clip is scored once, by the model that never heard its speaker."""
-    return Predictions(
-        parts[0].labels,
-        np.concatenate([p.truth for p in parts]),
-        np.concatenate([p.probabilities for p in parts]),
-        np.concatenate([p.speakers for p in parts]),
-        np.concatenate([p.folds for p in parts]),
+def _recordings(
+    folder: Path,
+    clips: Sequence[Clip],
+    audio: Sequence[FloatArray] | None,
+    rate_hz: int,
+    degradation: str,
+    seed: int,
+) -> Iterator[Recording]:
+    """Write each clip as 16-bit PCM when the job asks for it; its file goes when the next one comes."""
+    apply = degradations.DEGRADATIONS[degradation].apply
+    for k, clip in enumerate(clips):
+        samples = read_clip(clip, rate_hz) if audio is None else audio[k]
+        name = f"{clip.path.name} {clip.start_s} {clip.channel}"  # not its folder, which differs between machines
+        line = apply(np.random.default_rng([seed, zlib.crc32(name.encode())]), samples, rate_hz)
+        path = folder / f"{k}.wav"
+        # Whole numbers, so that what a codec decoded stays as it is: libsndfile would scale floats by 32767, not 32768.
+        whole = np.clip(np.round(line.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
+        soundfile.write(path, whole, rate_hz, subtype="PCM_16")
+        yield Recording(k, str(k), str(path))
+        path.unlink()
+
+
+def _uncalibrated(outcome: Outcome, bundle: Bundle) -> FloatArray:
+    """A clip's probabilities as the network gives them without its temperature T, float32 (L,); NaN where not scored.
+
+    A window's calibrated probabilities are softmax(z / T), so softmax(z) is their T-th power, normalised; the windows
+    are then weighted by their voiced seconds, as in summary.py. This is exact for any number of windows.
+    """
+    if outcome.summaries[0].means is None:
+        return np.full(len(bundle.labels), np.nan, np.float32)
+    (channel,) = outcome.windows
+    own = channel.scored
+    powers = channel.probabilities[own].astype(np.float64) ** bundle.temperature
+    windows = powers / powers.sum(axis=1, keepdims=True)
+    weights = np.maximum(channel.voiced_s[own], MIN_WEIGHT_S)
+    return np.asarray(np.average(windows, axis=0, weights=weights), np.float32)
+
+
+def read_clips(bundle: Bundle, data: Path) -> CorpusRead:
+    """Read the bundle's corpora as they were read for its training.
+
+    Raises
+    ------
+    ConfigError : a corpus is not under ``data``, or the bundle was trained on none that can be read
+    """
+    options = dict(bundle.training.get("label_options", {}))
+    options["merge"] = tuple((source, target) for source, target in options.get("merge", ()))
+    return read_corpora(data, [corpus["name"] for corpus in bundle.data], LabelOptions(**options))
+
+
+def bundle_splits(bundle: Bundle, clips: Sequence[Clip]) -> list[Split]:
+    """The splits that the bundle's split models were trained for, on the clips as they were read then."""
+    training = bundle.training
+    return protocols.splits(
+        clips,
+        protocol_of(bundle),
+        folds=[int(fold) for fold in training.get("folds", ())],
+        test_corpora=training.get("test_corpora", ()),
+        seed=int(training["seed"]),
+        test_share=float(training.get("test_share", 0.2)),
     )
 
 
-def confusion_matrix(truth: IntArray, answers: IntArray, num_labels: int) -> IntArray:
-    """Counts, int (num_labels, num_labels + 1): truth by answer, the last column for no answer."""
-    matrix = np.zeros((num_labels, num_labels + 1), np.int64)
-    np.add.at(matrix, (truth, answers), 1)  # −1 lands in the last column
-    return matrix
+def protocol_of(bundle: Bundle) -> str:
+    """The protocol that the bundle was trained under (bundles before there were several: speaker-folds)."""
+    return str(bundle.training.get("protocol", "speaker-folds"))
 
 
-def basic_scores(matrix: IntArray) -> dict[str, float]:
-    """Accuracy, UAR (mean recall over the labels present) and macro F1 of a confusion matrix."""
-    counts, hits = matrix.sum(axis=1), np.diag(matrix)
-    said = matrix[:, : len(matrix)].sum(axis=0)
-    present = counts > 0
-    recall = hits[present] / counts[present]
-    f1 = 2 * hits[present] / np.maximum(counts[present] + said[present], 1)
-    return {"accuracy": float(hits.sum() / counts.sum()), "uar": float(recall.mean()), "macro_f1": float(f1.mean())}
+def fold_model(bundle: Bundle, name: str) -> Model:
+    """Load the model of one split (a fold): the bundle with the weights that never saw the split's test clips.
 
-
-def intervals(predictions: Predictions, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % intervals of ``basic_scores``, bootstrapped over speakers (clips of one speaker are not independent)."""
-    rng = np.random.default_rng(seed)
-    size = len(predictions.labels)
-    answers = predictions.answers
-    per_speaker = np.stack([
-        confusion_matrix(predictions.truth[own], answers[own], size)
-        for own in (predictions.speakers == speaker for speaker in np.unique(predictions.speakers))
-    ])  # fmt: skip
-    draws = rng.integers(0, len(per_speaker), (_RESAMPLES, len(per_speaker)))
-    found = [basic_scores(per_speaker[draw].sum(axis=0)) for draw in draws]
-    return {
-        name: tuple(float(q) for q in np.quantile([f[name] for f in found], [0.025, 0.975]))  # type: ignore[misc]
-        for name in found[0]
-    }
-
-
-def calibration_error(probabilities: FloatArray, truth: IntArray) -> float:
-    """Compute the expected calibration error over 15 bins of equal mass (Nixon et al. 2019); NaN without answers."""
-    if not len(truth):
-        return float("nan")
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    bins = np.array_split(np.argsort(confidence), _ECE_BINS)
-    return float(sum(len(b) * abs(confidence[b].mean() - right[b].mean()) for b in bins if len(b)) / len(truth))
-
-
-def evaluate(predictions: Predictions, threshold: float) -> dict[str, Any]:
-    """All scores of held-out predictions, as plain values for bundle.json."""
-    size = len(predictions.labels)
-    answers = predictions.answers
-    matrix = confusion_matrix(predictions.truth, answers, size)
-    heard = answers >= 0
-    probabilities, truth = predictions.probabilities[heard], predictions.truth[heard]
-    kept = probabilities.max(axis=1) >= threshold
-    right = probabilities.argmax(axis=1) == truth
-    said = np.maximum(matrix[:, :size].sum(axis=0), 1)
-    return {
-        **basic_scores(matrix),
-        "intervals": intervals(predictions),
-        "clips": len(predictions.truth),
-        "speakers": len(np.unique(predictions.speakers)),
-        "not_heard": int((~heard).sum()),
-        "uar_by_fold": {
-            str(fold): basic_scores(confusion_matrix(predictions.truth[own], answers[own], size))["uar"]
-            for fold, own in ((f, predictions.folds == f) for f in np.unique(predictions.folds))
-        },
-        "recall": dict(zip(predictions.labels, np.diag(matrix) / matrix.sum(axis=1).clip(1), strict=True)),
-        "precision": dict(zip(predictions.labels, np.diag(matrix) / said, strict=True)),
-        "confusion": matrix.tolist(),
-        "calibration_error": calibration_error(probabilities, truth),
-        "kept_share": float(kept.mean()) if kept.size else 0.0,
-        "kept_accuracy": float(right[kept].mean()) if kept.any() else float("nan"),
-    }
-
-
-def choose_threshold(predictions: Predictions, kept_share: float) -> float:
-    """Choose the confidence below which the model abstains, so that ``kept_share`` of held-out clips are kept."""
-    confidence = np.nan_to_num(predictions.probabilities).max(axis=1)
-    return round(float(np.quantile(confidence, 1 - kept_share)), 3)
-
-
-@dataclass(frozen=True, slots=True)
-class CallWindows:
-    """Windows of composed calls beside the truth: kinds found and true, probabilities and true emotions.
-
-    ``true_kind`` and ``kind`` are int (n,), index into KINDS (a ring, DTMF or beep is a tone); ``emotion`` int (n,)
-    is the true label of a speech window of the customer, −1 elsewhere; ``probabilities`` float32 (n, L).
+    Raises
+    ------
+    ConfigError : the bundle carries no such model
     """
+    if bundle.folder is None or not (bundle.folder / "folds.npz").is_file():
+        raise ConfigError(f"bundle {bundle.name}: it carries no fold models (folds.npz); train it again to evaluate it")
+    arrays = read_weights(bundle, "folds.npz")
+    own = {f"emotion/{key[len(name) + 1 :]}": array for key, array in arrays.items() if key.startswith(f"{name}/")}
+    if not own:
+        raise ConfigError(f"bundle {bundle.name}: folds.npz has no model of fold {name}")
+    draft = replace(bundle, temperature=float(arrays[f"temperature/{name}"][0]))
+    kept = {key: array for key, array in read_weights(bundle).items() if not key.startswith("emotion/")}
+    return Model(draft, kept | own)
 
-    true_kind: IntArray
-    kind: IntArray
-    emotion: IntArray
-    probabilities: FloatArray
-    num_calls: int = 1
 
+def evaluate_bundle(
+    bundle: Bundle,
+    clips: Sequence[Clip],
+    calls: Sequence[Path] = (),
+    options: EvaluateOptions = EvaluateOptions(),
+    *,
+    predictions: Predictions | None = None,
+    report: Report = lambda line: None,
+) -> dict[str, Any]:
+    """Score a bundle's split models on the clips they never heard, and on composed calls of speakers they never heard.
 
-_KIND_OF_TURN: Final = {"speech": "speech", "music": "music", "ring": "tone", "dtmf": "tone", "beep": "tone"}
+    Parameters
+    ----------
+    bundle : written, with its folds.npz
+    clips : the bundle's corpora, as they were read for its training
+    calls : folders of composed calls, each of the test speakers of one split
+    options : the table of degradations
+    predictions : of all splits on the standard line, where they were just made
+    report : takes lines of progress
 
+    Returns
+    -------
+    dict : ``protocol``, ``train_only``, ``clips``, and ``degradations`` and ``calls`` where asked for: plain values
 
-def score_calls(folder: Path, model: Model) -> CallWindows:
-    """Score a folder of composed calls (manifest.csv, turns.csv with call_id, channel, start_s, end_s, kind, emotion).
-
-    Windows count whose truth is plain: at least half speech and no other sound; at least half music or tone and no
-    speech; or nothing at all (silence). In mono calls both parties' turns lie on the one channel.
+    Raises
+    ------
+    ConfigError : the bundle carries no split models; calls of speakers whom every model heard
     """
-    turns: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with (folder / "turns.csv").open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            turns[row["call_id"]].append(row)
-    manifest = read_inputs([str(folder / "manifest.csv")], frozenset())
-    parts = [
-        _call_windows(outcome, turns[outcome.recording.call_id], model.bundle.labels)
-        for outcome in score_recordings(manifest.recordings, model, RunSettings(roles=("all",)))
+    found = bundle_splits(bundle, clips)
+    owners = {folder: composed.find_split(folder, clips, found) for folder in calls}  # before anything takes long
+    models = {split.name: fold_model(bundle, split.name) for split in found}
+    if predictions is None:
+        predictions = scores.join([_scored(clips, split, models[split.name], report) for split in found])
+    result: dict[str, Any] = {
+        "protocol": protocol_of(bundle),
+        "train_only": protocols.train_only(clips, found),
+        "clips": scores.evaluate(predictions, bundle.abstain_threshold),
+    }
+    if options.degradations:
+        result["degradations"] = degradation_table(bundle, clips, found, models, options, report)
+    if calls:
+        parts = []
+        for folder, split in owners.items():
+            report(f"composed calls in {folder.name}: scored by the model of {split.name}")
+            parts.append(composed.score_calls(folder, models[split.name], split.name))
+        held_out = str(bundle.training.get("gate_held_out_fold", ""))
+        result["calls"] = composed.evaluate_calls(composed.join(parts), bundle, held_out)
+    return result
+
+
+def _scored(clips: Sequence[Clip], split: Split, model: Model, report: Report) -> Predictions:
+    predictions = score_clips([clips[k] for k in split.test], model, split=split.name)
+    uar = scores.basic_scores(scores.confusion_matrix(predictions.truth, predictions.answers, len(predictions.labels)))[
+        "uar"
     ]
-    return CallWindows(
-        np.concatenate([p.true_kind for p in parts]),
-        np.concatenate([p.kind for p in parts]),
-        np.concatenate([p.emotion for p in parts]),
-        np.concatenate([p.probabilities for p in parts]),
-        num_calls=len(parts),
+    report(
+        f"{split.name}: UAR {uar:.3f} on {len(predictions.truth)} clips of {len(set(predictions.speakers))} speakers"
     )
+    return predictions
 
 
-def _call_windows(outcome: Outcome, turns: Sequence[Mapping[str, str]], labels: Sequence[str]) -> CallWindows:
-    true_kind, kind, emotion, probabilities = [], [], [], []
-    for channel in outcome.windows:
-        own = [t for t in turns if len(outcome.windows) == 1 or int(t["channel"]) == channel.channel]
-        for k in range(len(channel.kind)):
-            truth, label = _truth(own, channel.start_s[k], channel.end_s[k], labels)
-            if truth is not None:
-                true_kind.append(truth)
-                kind.append(int(channel.kind[k]))
-                emotion.append(label)
-                probabilities.append(channel.probabilities[k])
-    return CallWindows(
-        np.array(true_kind, np.int32),
-        np.array(kind, np.int32),
-        np.array(emotion, np.int32),
-        np.array(probabilities, np.float32).reshape(-1, len(labels)),
-    )
-
-
-def _truth(
-    turns: Sequence[Mapping[str, str]], start_s: float, end_s: float, labels: Sequence[str]
-) -> tuple[int | None, int]:
-    """The window's kind (None where mixed) and the one emotion of its customer's speech (−1 where none or several)."""
-    seconds: dict[str, float] = defaultdict(float)
-    emotions = set()
-    for turn in turns:
-        inside = min(end_s, float(turn["end_s"])) - max(start_s, float(turn["start_s"]))
-        if inside > 0:
-            seconds[_KIND_OF_TURN[turn["kind"]]] += inside
-            if turn["kind"] == "speech":
-                emotions.add((turn["channel"], turn["emotion"]))
-    if not seconds:
-        return KINDS.index("silence"), -1
-    kind, longest = max(seconds.items(), key=lambda item: item[1])
-    if len(seconds) > 1 or longest < TRUTH_PART * (end_s - start_s):
-        return None, -1
-    channel, emotion = next(iter(emotions)) if len(emotions) == 1 else ("", "")
-    known = kind == "speech" and channel == "1" and emotion in labels
-    return KINDS.index(kind), labels.index(emotion) if known else -1
-
-
-def evaluate_calls(windows: CallWindows, labels: Sequence[str], negative: Sequence[str]) -> dict[str, Any]:
-    """Sum up composed calls: per true kind the windows and how many pass as speech; UAR over the customer's windows."""
-    gate = {
-        name: {
-            "windows": int((windows.true_kind == k).sum()),
-            "passed_as_speech": float((windows.kind[windows.true_kind == k] == SPEECH).mean()),
-            "same_kind": float((windows.kind[windows.true_kind == k] == k).mean()),
-        }
-        for k, name in enumerate(KINDS)
-        if (windows.true_kind == k).any()
-    }
-    own = (windows.emotion >= 0) & ~np.isnan(windows.probabilities).any(axis=1)
-    if not own.any():
-        return {"calls": windows.num_calls, "gate": gate}
-    truth, probabilities = windows.emotion[own], windows.probabilities[own]
-    matrix = confusion_matrix(truth, probabilities.argmax(axis=1).astype(np.int32), len(labels))
-    is_negative = np.isin(labels, list(negative))
-    polarity = confusion_matrix(
-        is_negative[truth].astype(np.int32), (probabilities[:, is_negative].sum(axis=1) > 0.5).astype(np.int32), 2
-    )
+def degradation_table(
+    bundle: Bundle,
+    clips: Sequence[Clip],
+    found: Sequence[Split],
+    models: Mapping[str, Model],
+    options: EvaluateOptions,
+    report: Report,
+) -> dict[str, Any]:
+    """Score the same clips through each degradation, and clean: ``clips`` (how many), ``rows`` by name."""
+    names = list(dict.fromkeys((CLEAN_LINE, *options.degradations)))
+    parts: dict[str, list[Predictions]] = {name: [] for name in names}
+    for split in found:
+        own = [clips[k] for k in _sample(split, options)]
+        own = [clip for clip in own if clip.emotion in bundle.labels]
+        if not own:
+            continue
+        audio = [read_clip(clip, bundle.features.rate_hz) for clip in own]
+        report(f"{split.name}: {len(own)} clips through {len(names)} lines")
+        for name in names:
+            parts[name].append(score_clips(own, models[split.name], name, options.seed, split=split.name, audio=audio))
+    joined = {name: scores.join(each) for name, each in parts.items()}
+    clean = joined[CLEAN_LINE]
+    rows = {name: scores.compare(p, clean, bundle.abstain_threshold) for name, p in joined.items()}
+    about = {name: degradations.DEGRADATIONS[name].describe for name in names}
     return {
-        "calls": windows.num_calls,
-        "gate": gate,
-        "emotion_windows": int(own.sum()),
-        "uar": basic_scores(matrix)["uar"],
-        "negative_uar": basic_scores(polarity)["uar"],
+        "clips": len(clean.truth),
+        "of": sum(len(split.test) for split in found),
+        "rows": {name: {"describe": about[name], **row} for name, row in rows.items()},
     }
+
+
+def _sample(split: Split, options: EvaluateOptions) -> list[int]:
+    """The split's test clips, or a seeded draw of as many as the options ask for."""
+    count = options.clips_per_split
+    if count is None or count >= len(split.test):
+        return [int(k) for k in split.test]
+    rng = np.random.default_rng([options.seed, zlib.crc32(split.name.encode())])
+    return sorted(int(k) for k in rng.choice(split.test, count, replace=False))

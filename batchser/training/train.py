@@ -15,17 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from batchser.bundle import Bundle, named_weights, read_weights, write_bundle
+from batchser.bundle import Bundle, named_weights, write_bundle
 from batchser.errors import ConfigError
 from batchser.features import extract, frames_inside, level_below_peak, remove_window_mean
 from batchser.records import KINDS, FloatArray, IntArray
 from batchser.scoring import Model, start_tensorflow
 from batchser.settings import fingerprint_of
-from batchser.training import evaluate
+from batchser.training import evaluate, protocols, scores
+from batchser.training.calls import find_split
 from batchser.training.card import render_card
 from batchser.training.corpora import Clip, corpus_of, find_audio, read_clip, read_corpora, read_samples
 from batchser.training.examples import GateSounds, emotion_window, gate_window
@@ -50,7 +51,9 @@ class TrainingSet:
     folds: IntArray
 
 
-def train(recipe: Recipe, data: Path, out: Path, report: Report, calls: Path | None = None, threads: int = 2) -> Bundle:
+def train(
+    recipe: Recipe, data: Path, out: Path, report: Report, calls: Sequence[Path] = (), threads: int = 2
+) -> Bundle:
     """Train a bundle from its recipe and write it to ``out``.
 
     Parameters
@@ -59,15 +62,18 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report, calls: Path | N
     data : the corpora's folder; ``music/`` and ``noise/`` in it teach the gate
     out : the bundle's folder, written at the end
     report : takes lines of progress
-    calls : a folder of composed calls of speakers and music that the gate and its fold model never heard, to be scored
+    calls : folders of composed calls to be scored, each of speakers that one fold's model never heard
 
     Raises
     ------
-    ConfigError : missing corpora, or folds without clips
+    ConfigError : missing corpora, folds without clips, calls of speakers that every model will have heard
     """
     start_tensorflow(threads)
     clips = read_corpora(data, recipe.corpora).clips
     _check(clips, recipe)
+    splits = protocols.splits(clips, "speaker-folds", folds=recipe.folds, seed=recipe.seed)
+    for folder in calls:
+        find_split(folder, clips, splits)  # a fault in it must not be found after an hour
     report(f"{len(clips)} clips of {len({c.speaker for c in clips})} speakers; reading")
     audio = [read_clip(clip, recipe.features.rate_hz) for clip in clips]
     music, held_out_music = split_music(find_audio(data / "music"), recipe)
@@ -85,26 +91,27 @@ def train(recipe: Recipe, data: Path, out: Path, report: Report, calls: Path | N
 
     fold_weights: dict[str, FloatArray] = {}
     predictions = []
-    for fold in recipe.folds:
+    for split in splits:
+        fold = int(split.name)
         others = [f for f in recipe.folds if f != fold]
         run = functools.partial(fit_emotion, recipe, training_set, others, report, f"fold {fold}")
         fitted = kept.fit(f"without-fold-{fold}", _EMOTION_KEYS, run)
         fold_weights |= named_weights(str(fold), fitted.weights)
         fold_weights[f"temperature/{fold}"] = np.array([fitted.temperature], np.float32)
         model = Model(replace(base, temperature=fitted.temperature), shared | named_weights("emotion", fitted.weights))
-        predictions.append(evaluate.score_clips([c for c in clips if c.fold == fold], model))
-        uar = evaluate.evaluate(predictions[-1], 0.0)["uar"]
+        predictions.append(evaluate.score_clips([clips[k] for k in split.test], model, split=split.name))
+        uar = scores.evaluate(predictions[-1], 0.0)["uar"]
         report(f"fold {fold}: UAR {uar:.3f} on its {len(set(predictions[-1].speakers))} unheard speakers")
-    joined = evaluate.join(predictions)
+    joined = scores.join(predictions)
 
     shipped = kept.fit(
         "shipped", _EMOTION_KEYS, lambda: fit_emotion(recipe, training_set, list(recipe.folds), report, "shipped model")
     )
     weights = shared | named_weights("emotion", shipped.weights)
-    threshold = evaluate.choose_threshold(joined, _KEPT_SHARE)
+    threshold = scores.choose_threshold(joined, _KEPT_SHARE)
     base = replace(base, temperature=shipped.temperature, abstain_threshold=threshold)
     bundle = write_bundle(out, base, weights, fold_weights, card="")
-    scored = replace(base, scores=evaluate_bundle(bundle, None, calls, joined))
+    scored = replace(base, scores=evaluate.evaluate_bundle(bundle, clips, calls, predictions=joined))
     written = write_bundle(out, scored, weights, fold_weights, render_card(scored))
     kept.remove()
     return written
@@ -152,45 +159,6 @@ def _data_key(clips: Sequence[Clip], data: Path) -> str:
     """Stand for what is trained on, wherever the folder lies: every clip's label and fold, and the names of sounds."""
     sounds = [[path.name for path in find_audio(data / folder)] for folder in ("music", "noise")]
     return fingerprint_of([[c.corpus, c.path.name, c.speaker, c.emotion, c.fold] for c in clips] + sounds)
-
-
-def evaluate_bundle(
-    bundle: Bundle, data: Path | None, calls: Path | None, predictions: evaluate.Predictions | None = None
-) -> dict[str, Any]:
-    """Score a bundle's fold models on the folds they never heard, and on composed calls of the gate's held-out fold.
-
-    ``predictions`` are taken where given (they were just made), else made from ``data``.
-
-    Raises
-    ------
-    ConfigError : the bundle carries no fold models
-    """
-    folds = [int(fold) for fold in bundle.training["folds"]]
-    if predictions is None and data is not None:
-        clips = read_corpora(data, [corpus["name"] for corpus in bundle.data]).clips
-        parts = [evaluate.score_clips([c for c in clips if c.fold == fold], fold_model(bundle, fold)) for fold in folds]
-        predictions = evaluate.join(parts)
-    scores: dict[str, Any] = {}
-    if predictions is not None:
-        scores["clips"] = evaluate.evaluate(predictions, bundle.abstain_threshold)
-    if calls is not None:
-        held_out = int(bundle.training["gate_held_out_fold"])
-        windows = evaluate.score_calls(calls, fold_model(bundle, held_out))
-        scores["calls"] = evaluate.evaluate_calls(windows, bundle.labels, bundle.negative_labels)
-    return scores
-
-
-def fold_model(bundle: Bundle, fold: int) -> Model:
-    """Load the model of one fold: the bundle with the weights that never heard the fold's speakers."""
-    if bundle.folder is None or not (bundle.folder / "folds.npz").is_file():
-        raise ConfigError(f"bundle {bundle.name}: it carries no fold models (folds.npz); train it again to evaluate it")
-    folds = read_weights(bundle, "folds.npz")
-    own = {f"emotion/{name.split('/')[1]}": array for name, array in folds.items() if name.startswith(f"{fold}/")}
-    if not own:
-        raise ConfigError(f"bundle {bundle.name}: folds.npz has no model of fold {fold}")
-    draft = replace(bundle, temperature=float(folds[f"temperature/{fold}"][0]))
-    kept = {name: array for name, array in read_weights(bundle).items() if not name.startswith("emotion/")}
-    return Model(draft, kept | own)
 
 
 def compose(recipe: Recipe, clips: Sequence[Clip], audio: Sequence[FloatArray]) -> TrainingSet:
