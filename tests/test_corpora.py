@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -169,6 +170,29 @@ def test_meld_is_read_by_its_tables_which_count_their_dialogues_anew(tmp_path):
         ("unlabelled", "dia99_utt9.flac"), ("unlabelled", "final_videos_testdia1_utt1.wav"),
         ("unreadable", "dia125_utt3.wav"),
     ]  # fmt: skip
+
+
+def make_video(path: Path) -> None:
+    """A second of picture and sound, as MELD's clips are."""
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as out:
+        picture = out.add_stream("mpeg4", rate=10)
+        picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+        sound = out.add_stream("aac", rate=16_000, layout="stereo")
+        out.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")))
+        for k in range(16):
+            frame = av.AudioFrame.from_ndarray(np.full((2, 1024), 0.1, np.float32), "fltp", layout="stereo")
+            frame.sample_rate, frame.pts = 16_000, 1024 * k
+            out.mux(sound.encode(frame))
+        for stream in (picture, sound):
+            out.mux(stream.encode(None))
+
+
+def test_a_video_of_meld_is_read_for_its_sound(tmp_path):
+    make_meld(tmp_path / "MELD", {"train": MELD_ROWS["train"][:1]})
+    make_video(tmp_path / "MELD" / "train_splits" / "dia0_utt0.mp4")
+    (clip,) = read_corpora(tmp_path, ["MELD"]).clips
+    assert read_clip(clip, RATE_HZ).size == pytest.approx(RATE_HZ, rel=0.1)
 
 
 def test_clips_beside_the_only_table_of_meld_are_its_own(tmp_path):
@@ -373,6 +397,7 @@ def test_structural_faults_of_a_manifest_are_told_at_once_with_their_lines(calls
         'a.wav,2,1,sad,,,,,\n'
         '"a.wav",0,1,"cross\nword",s1,1.5,?,old,-1\n'
         ',-1,inf,sad,s1,,,,\n'
+        'a.wav,0,1,sad,s1,1,f,30,0,what, else\n'
     )  # fmt: skip
     with pytest.raises(ConfigError) as raised:
         read_corpora(tmp_path, [str(path)])
@@ -385,6 +410,7 @@ def test_structural_faults_of_a_manifest_are_told_at_once_with_their_lines(calls
         "line 4, column 'age': received 'old'",
         "line 6, column 'path': is empty", "line 6, column 'start_s': received '-1'",
         "line 6, column 'end_s': received 'inf'",
+        "line 7: 11 cells",
     ]  # fmt: skip
 
 

@@ -46,14 +46,15 @@ def read_manifest(path: Path) -> tuple[list[Clip], list[Fault]]:
     if not path.is_file():
         raise ConfigError(f"corpora: {path}: no such file; a manifest's path is absolute or relative to --data")
     unit = "row" if path.suffix.lower() == ".parquet" else "line"
-    rows = list(_parquet_rows(path) if unit == "row" else _csv_rows(path))
     clips: list[Clip] = []
     wrong: list[str] = []
-    for number, row in rows:
+    for number, row in _parquet_rows(path) if unit == "row" else _csv_rows(path):
+        if isinstance(row, str):
+            wrong.append(f"{path}: {unit} {number}: {row}")
+            continue
         cells = _Cells(row)
-        clip = _clip_of(cells, path)
+        clips.append(_clip_of(cells, path))
         wrong += [f"{path}: {unit} {number}, column '{column}': {text}" for column, text in cells.faults]
-        clips.append(clip)
     if wrong:
         raise ConfigError(wrong)
     missing = {clip.path for clip in clips if not clip.path.is_file()}
@@ -130,8 +131,8 @@ def _sex(text: str) -> str:
     return _SEXES[text.lower()]
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row, trimmed, with the line on which it starts; rows without content are passed over."""
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Yield the line on which a row starts and its cells, or what is wrong with it; empty rows are passed over."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -146,11 +147,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         for row in reader:
             cells = [cell.strip() for cell in row]
             if len(cells) > len(names):
-                raise ConfigError(
-                    f"{path}: line {line}: {len(cells)} cells, expected {len(names)}; put a cell that holds the "
-                    "delimiter in double quotes"
+                told = (
+                    f"{len(cells)} cells, expected {len(names)}; put a cell that holds the delimiter in double quotes"
                 )
-            if any(cells):
+                yield line, told
+            elif any(cells):
                 yield line, dict(zip(names, cells, strict=False))  # a short row's last cells are empty
             line = reader.line_num + 1
     except csv.Error as error:
