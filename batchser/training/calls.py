@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,7 @@ from batchser.records import KINDS, SPEECH, BoolArray, FloatArray, IntArray, Out
 from batchser.scoring import Model
 from batchser.settings import RunSettings
 from batchser.training import scores
-from batchser.training.corpora import Clip
+from batchser.training.corpora import READERS, Clip
 from batchser.training.protocols import Split, speaker_of
 
 #: A composed window counts as one kind when that kind fills so much of it, and nothing else is in it.
@@ -91,33 +91,43 @@ def read_turns(folder: Path) -> dict[str, list[Turn]]:
 
 
 def find_split(folder: Path, clips: Sequence[Clip], splits: Sequence[Split]) -> Split:
-    """Find the split whose model never heard any customer of a folder's calls; its test speakers hold them all.
+    """Find the split whose model never heard any customer of a folder's calls.
+
+    Its train clips hold none of them; of several such splits it is the one that tests most of them. A speaker of whom
+    there is no clip, as of a corpus that the model was not trained on, is a stranger to every model.
 
     Raises
     ------
-    ConfigError : there is none: a customer is unknown, or was heard by every model; the message says what to do
+    ConfigError : a customer is not named as CORPUS/SPEAKER, or every model heard one; the message says what to do
     """
-    turns = [turn for call in read_turns(folder).values() for turn in call]
-    customers = {t["speaker"] for t in turns if t["kind"] == "speech" and t["channel"] == _CUSTOMER}
-    if not customers or "" in customers:
-        raise ConfigError(
-            f"--calls {folder}: turns.csv does not say who each customer is, so no model can be shown not to have "
-            "heard them; expected CORPUS/SPEAKER in the column speaker"
-        )
-    unheard = {}
-    for split in splits:
-        trained = {speaker_of(clips[k]) for k in split.train}
-        unheard[split.name] = {speaker_of(clips[k]) for k in split.test} - trained
-        if customers <= unheard[split.name]:
-            return split
-    best = max(splits, key=lambda split: len(customers & unheard[split.name]))
-    others = sorted(customers - unheard[best.name])
-    named = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+    customers = _customers(folder, {clip.corpus for clip in clips} | set(READERS))
+    trained = {split.name: customers & {speaker_of(clips[k]) for k in split.train} for split in splits}
+    tested = {split.name: customers & {speaker_of(clips[k]) for k in split.test} for split in splits}
+    strangers = [split for split in splits if not trained[split.name]]
+    if strangers:
+        return max(strangers, key=lambda split: len(tested[split.name]))
+    best = min(splits, key=lambda split: len(trained[split.name]))
+    heard = sorted(trained[best.name])
+    named = ", ".join(heard[:5]) + (", …" if len(heard) > 5 else "")
     raise ConfigError(
-        f"--calls {folder}: no model is a stranger to all {len(customers)} customers. The one of {best.name} has "
-        f"heard, or has no clips of, {len(others)}: {named}. Compose the calls "
-        "from the test speakers of one split (one fold), a folder for each, and give --calls several times"
+        f"--calls {folder}: every model has heard some of its {len(customers)} customers; the one of {best.name} has "
+        f"heard {len(heard)}: {named}. Compose calls from the test speakers of one split (one fold), a folder for "
+        "each, and give --calls several times"
     )
+
+
+def _customers(folder: Path, corpora: Collection[str]) -> set[str]:
+    """Names of all customers in a folder's calls, every one of a corpus that is known, so that leaks can be found."""
+    turns = [turn for call in read_turns(folder).values() for turn in call]
+    names = {t["speaker"] for t in turns if t["kind"] == "speech" and t["channel"] == _CUSTOMER}
+    strange = sorted(name for name in names if name.rpartition("/")[0] not in corpora)
+    if strange or not names:
+        received = ", ".join(repr(name) for name in strange[:5]) or "no customer's speech"
+        raise ConfigError(
+            f"--calls {folder}: turns.csv, column speaker: received {received}, expected CORPUS/SPEAKER, with one of "
+            f"{', '.join(sorted(corpora))}; else nobody can tell whether a model has heard them"
+        )
+    return names
 
 
 def score_calls(folder: Path, model: Model, split: str = "") -> CallWindows:
@@ -222,7 +232,7 @@ def _emotion_scores(windows: CallWindows, own: BoolArray, bundle: Bundle) -> dic
     labels, negative = bundle.labels, np.isin(bundle.labels, list(bundle.negative_labels))
     truth, probabilities, speakers = windows.emotion[own], windows.probabilities[own], windows.speakers[own]
     answers = probabilities.argmax(axis=1).astype(np.int32)
-    corpora = np.array([speaker.split("/")[0] for speaker in speakers])
+    corpora = np.array([speaker.rpartition("/")[0] for speaker in speakers])
     polarity = scores.summary(
         negative[truth].astype(np.int32),
         (probabilities[:, negative].sum(axis=1) > 0.5).astype(np.int32),
