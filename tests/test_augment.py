@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import RATE_HZ, noise, silence, speechlike
+from conftest import RATE_HZ, noise, silence, speechlike, write
 
 from batchser.errors import ConfigError
-from batchser.training import codecs, line
+from batchser.training import augment, codecs, line, sounds
+from batchser.training.augment import AugmentSettings, Sounds, Voice
 from batchser.training.degradations import DEGRADATIONS, available
+
+#: A line without anything on it, of which tests switch on what they are about.
+NOTHING = AugmentSettings(
+    band_pass_probability=0, noise_probability=0, packet_loss_probability=0, room_probability=0,
+    background_probability=0, level_db=(0.0, 0.0), codecs={"pcm16": 1.0},
+)  # fmt: skip
+PCM_STEP = 1 / 32768
 
 
 def power_db(samples: np.ndarray) -> float:
@@ -194,3 +205,255 @@ def test_degradations_do_what_they_say():
     lost = DEGRADATIONS["packet-loss"].apply(rng, speech, RATE_HZ)
     changed = (lost != coded).reshape(-1, 160).any(axis=1).mean()
     assert 0 < changed < 0.2
+
+
+# ------------------------------------------------------------------------------------------------------- voices
+
+
+def test_a_voice_is_as_much_faster_higher_and_longer_as_asked_for():
+    t = np.arange(2 * RATE_HZ) / RATE_HZ
+    tone = np.sin(2 * np.pi * 400 * t).astype(np.float32)
+
+    def hz(samples: np.ndarray) -> float:
+        middle = samples[RATE_HZ // 2 : RATE_HZ // 2 + 4096] * np.hanning(4096)
+        return float(np.argmax(np.abs(np.fft.rfft(middle)))) * RATE_HZ / 4096
+
+    assert Voice().change(tone, RATE_HZ) is tone
+    for voice, seconds, pitch_hz in (
+        (Voice(speed=1.1), 2 / 1.1, 440),
+        (Voice(semitones=12.0), 2, 800),
+        (Voice(semitones=-2.0), 2, 356),
+        (Voice(stretch=0.8), 2.5, 400),
+        (Voice(stretch=1.25), 1.6, 400),
+        (Voice(speed=0.9, semitones=3.0, stretch=1.1), 2 / 0.9 / 1.1, 428),
+    ):
+        changed = voice.change(tone, RATE_HZ)
+        assert changed.dtype == np.float32
+        assert changed.size == pytest.approx(seconds * RATE_HZ, abs=2)
+        assert hz(changed) == pytest.approx(pitch_hz, abs=4)
+
+
+@pytest.mark.parametrize(
+    "voice", [Voice(semitones=-12.0), Voice(stretch=0.5), Voice(stretch=2.0), Voice(0.88, 1.0, 1.1)]
+)
+def test_a_voice_is_changed_alike_whatever_the_global_generators_say_and_they_stay(voice):
+    speech = speechlike(1.0, 4)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002  the library's own
+    first = voice.change(speech, RATE_HZ)
+    drawn = random.random(), np.random.random()  # noqa: NPY002
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    assert drawn == (random.random(), np.random.random())  # noqa: NPY002
+    np.testing.assert_array_equal(voice.change(speech, RATE_HZ), first)
+    assert voice.change(speech[:50], RATE_HZ).size > 10
+
+
+def test_voices_are_drawn_from_their_settings():
+    rng = np.random.default_rng(0)
+    settings = AugmentSettings(speeds=(0.9, 1.2), pitch_probability=0.5, stretch_probability=0.25)
+    voices = [augment.draw_voice(rng, settings) for _ in range(400)]
+    assert {voice.speed for voice in voices} == {0.9, 1.2}
+    shifted = [voice.semitones for voice in voices if voice.semitones]
+    stretched = [voice.stretch for voice in voices if voice.stretch != 1]
+    assert len(shifted) == pytest.approx(200, abs=50)
+    assert len(stretched) == pytest.approx(100, abs=40)
+    assert -2 <= min(shifted) < -1.5 < 1.5 < max(shifted) <= 2
+    assert 0.9 <= min(stretched) < 0.92 < 1.08 < max(stretched) <= 1.1
+    plain = AugmentSettings()
+    assert {augment.draw_voice(rng, plain) for _ in range(60)} == {Voice(speed) for speed in plain.speeds}
+
+
+def test_without_the_extra_pitch_and_tempo_are_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "audiomentations", None)
+    for call in (
+        lambda: Voice(semitones=1.0).change(speechlike(0.1), RATE_HZ),
+        lambda: AugmentSettings(stretch_probability=0.1).check_libraries(),
+    ):
+        with pytest.raises(ConfigError, match=r"pip install 'batchser\[train\]'"):
+            call()
+    AugmentSettings().check_libraries()
+    augment.telephone(np.random.default_rng(0), speechlike(0.5), RATE_HZ)
+
+
+# ----------------------------------------------------------------------------------------------------- settings
+
+
+def test_settings_out_of_range_are_told_all_at_once():
+    with pytest.raises(ConfigError) as raised:
+        AugmentSettings(
+            speeds=(), noise_probability=1.5, low_hz=(300.0, 200.0), level_db=(1.0,), stretch="much", codecs={"evs": 1}
+        )  # type: ignore[arg-type]
+    assert raised.value.faults == (
+        "augment.noise_probability: received 1.5, expected 0 to 1",
+        "augment.stretch: received 'much', expected two rising numbers from 0.5 to 2",
+        "augment.low_hz: received (300.0, 200.0), expected two rising numbers from 10 to 1000",
+        "augment.level_db: received (1.0,), expected two rising numbers from -60 to 40",
+        "augment.speeds: received (), expected factors from 0.5 to 2",
+        "augment.codecs: received evs, expected some of " + ", ".join(codecs.CODECS),
+    )
+    for weights in ({}, {"mu-law": 0}, {"mu-law": -1.0}, {"mu-law": "often"}, 3):
+        with pytest.raises(ConfigError, match=r"augment\.codecs: received .* expected a"):
+            AugmentSettings(codecs=weights)
+
+
+def test_a_codec_without_encoder_is_told_before_the_run(monkeypatch):
+    monkeypatch.setattr(codecs, "encoders", lambda: ["mu-law", "pcm16"])
+    with pytest.raises(ConfigError) as raised:
+        AugmentSettings(codecs={"mu-law": 1, "amr-12.2k": 0.5, "opus-12k": 0, "gsm-6.10": 0.1}).check_libraries()
+    assert [fault.split(":")[1] for fault in raised.value.faults] == [" amr-12.2k", " gsm-6.10"]
+
+
+# ---------------------------------------------------------------------------------------------- sounds from files
+
+
+def test_sounds_are_read_and_rooms_begin_at_their_direct_sound(tmp_path):
+    for name in ("noise", "music", "rooms"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "noise" / "a.wav", 0.5 * noise(1.0, 1), 0.5 * noise(1.0, 2))
+    write(tmp_path / "music" / "b.wav", speechlike(2.0, 1, 16_000), rate_hz=16_000)
+    response = np.zeros(RATE_HZ, np.float32)
+    response[800], response[1200] = -0.5, 0.25  # after 100 ms, upside down; one echo 50 ms later
+    write(tmp_path / "rooms" / "c.wav", response, np.roll(response, 7))
+    (tmp_path / "rooms" / "README.md").write_text("licences")
+    found = augment.read_sounds(tmp_path / "noise", tmp_path / "music", tmp_path / "rooms", RATE_HZ)
+    assert [sound.shape for sound in found.noise] == [(RATE_HZ,)]
+    assert [sound.size for sound in found.music] == [pytest.approx(2 * RATE_HZ, abs=2)]
+    assert len(found.rooms) == 2
+    for room in found.rooms:
+        assert room.dtype == np.float32
+        assert room.shape == (401,)
+        assert (room[0], room[400]) == pytest.approx((1.0, -0.5), abs=1e-3)
+    assert augment.read_sounds(None, None, None, RATE_HZ) == Sounds([], [], [])
+
+
+def test_folders_and_files_that_hold_no_sound_are_told_all_at_once(tmp_path):
+    (tmp_path / "music").mkdir()
+    (tmp_path / "music" / "broken.wav").write_bytes(b"RIFF not a wave file")
+    write(tmp_path / "music" / "still.wav", silence(1.0))
+    with pytest.raises(ConfigError) as raised:
+        augment.read_sounds(tmp_path / "none", tmp_path / "music", None, RATE_HZ)
+    assert len(raised.value.faults) == 3
+    for fault, text in zip(raised.value.faults, ("none holds no sound files", "broken.wav", "silent"), strict=True):
+        assert text in fault
+
+
+def test_a_room_adds_no_delay_and_no_level():
+    speech = speechlike(2.0, 4)
+    rng = np.random.default_rng(0)
+    tail = rng.standard_normal(4000) * np.exp(-np.arange(4000) / 800) / 8
+    response = np.concatenate([np.zeros(500), [1.0], tail]).astype(np.float32)
+    heard = augment.in_room(speech, augment._room(response))
+    assert heard.shape == speech.shape
+    assert delay_s(heard, speech, RATE_HZ) == 0
+    assert power_db(heard) == pytest.approx(power_db(speech), abs=0.01)
+    assert not np.allclose(heard, speech, atol=1e-3)
+    assert not augment.in_room(silence(1.0), response).any()
+    np.testing.assert_allclose(augment.in_room(speech, np.ones(1, np.float32)), speech, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------- telephone
+
+
+def on_line(samples: np.ndarray, seed: int = 0, found: Sounds | None = None, **changed: object) -> np.ndarray:
+    settings = dataclasses.replace(NOTHING, **changed)
+    return augment.telephone(np.random.default_rng(seed), samples, RATE_HZ, settings, found)
+
+
+def test_a_line_with_nothing_on_it_changes_nothing():
+    speech = speechlike(1.0, 4)
+    np.testing.assert_allclose(on_line(speech), speech, atol=PCM_STEP)
+
+
+@pytest.mark.parametrize("snr_db", [10.0, 25.0])
+def test_line_noise_and_sounds_behind_the_voice_lie_as_far_below_speech_as_asked_for(snr_db):
+    speech = np.concatenate([silence(1.5), speechlike(1.5, 4)])  # half of the window is silent
+    found = Sounds(noise=[noise(0.7, 1)], music=[noise(9.0, 2)])
+    level_dbfs = line.active_level_dbfs(speech, RATE_HZ)
+    for changed in (
+        {"noise_probability": 1.0, "noise_snr_db": (snr_db, snr_db)},
+        {"background_probability": 1.0, "background_snr_db": (snr_db, snr_db)},
+        {"music_probability": 1.0, "music_snr_db": (snr_db, snr_db)},
+    ):
+        added = [on_line(speech, seed, found, **changed) - speech for seed in (1, 2)]
+        assert level_dbfs - power_db(added[0]) == pytest.approx(snr_db, abs=0.5)
+        assert not np.allclose(*added, atol=1e-3)
+
+
+def test_a_silent_line_hisses_but_has_no_sounds_behind_a_voice():
+    hiss = on_line(silence(2.0), noise_probability=1.0, noise_snr_db=(20.0, 20.0))
+    assert power_db(hiss) == pytest.approx(-46, abs=0.5)
+    assert not on_line(silence(2.0), found=Sounds(noise=[noise(1.0)]), background_probability=1.0).any()
+
+
+def test_each_part_of_the_line_does_what_its_settings_say():
+    speech = speechlike(2.0, 4)
+    band = on_line(speech, band_pass_probability=1.0, low_hz=(300.0, 300.0), high_hz=(3400.0, 3400.0))
+    np.testing.assert_allclose(band, line.band_pass(speech, RATE_HZ), atol=PCM_STEP)
+    quieter = on_line(speech, level_db=(-6.0, -6.0))
+    assert power_db(quieter) == pytest.approx(power_db(speech) - 6, abs=0.1)
+    assert np.abs(on_line(speech, level_db=(40.0, 40.0))).max() <= 1
+    lost = on_line(speech, packet_loss_probability=1.0, packet_loss_share=(0.3, 0.3))
+    assert 0.1 < (np.abs(lost - speech) > PCM_STEP).reshape(-1, 160).any(axis=1).mean() < 0.6
+    room = np.zeros(500, np.float32)
+    room[0], room[400] = 1, 0.8
+    echo = on_line(speech, found=Sounds(rooms=[room]), room_probability=1.0)
+    np.testing.assert_allclose(echo, augment.in_room(speech, room), atol=PCM_STEP)
+    coded = on_line(speech, codecs={"gsm-6.10": 1.0, "mu-law": 0.0})
+    np.testing.assert_array_equal(coded, codecs.round_trip(speech, RATE_HZ, "gsm-6.10"))
+
+
+def test_the_band_is_the_librarys():
+    audiomentations = pytest.importorskip("audiomentations")
+    middle_hz, part = 1850.0, 3100 / 1850
+    theirs = audiomentations.BandPassFilter(
+        middle_hz, middle_hz, part, part, min_rolloff=24, max_rolloff=24, zero_phase=False, p=1.0
+    )
+    speech = speechlike(1.0, 4)
+    ours = line.band_pass(speech, RATE_HZ)
+    np.testing.assert_allclose(theirs(speech, RATE_HZ)[2000:], ours[2000:], atol=1e-5)  # it begins as if never silent
+
+
+# -------------------------------------------------------------------------------------------- sounds made by code
+
+SOUNDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "telephone": lambda rng, size: augment.telephone(rng, speechlike(1.0, 1)[:size], RATE_HZ),
+    "all of it": lambda rng, size: augment.telephone(rng, speechlike(1.0, 1)[:size], RATE_HZ, ALL, FOUND),
+    "tone": lambda rng, size: sounds.tone(rng, size, RATE_HZ),
+    "composed_music": lambda rng, size: sounds.composed_music(rng, size, RATE_HZ),
+    "generated_noise": lambda rng, size: sounds.generated_noise(rng, size, RATE_HZ),
+    "coloured_noise": lambda rng, size: sounds.coloured_noise(rng, size, 1.0),
+}
+ALL = AugmentSettings(room_probability=0.9, background_probability=0.9, music_probability=0.9, noise_probability=0.9)
+FOUND = Sounds([noise(0.4, 1)], [noise(0.2, 2)], [np.float32([1, 0.5, -0.2])])
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_sounds_are_finite_and_come_from_their_seed_alone(name):
+    make = SOUNDS[name]
+    drawn = [make(np.random.default_rng(seed), RATE_HZ) for seed in range(12)]
+    for seed, samples in enumerate(drawn):
+        assert samples.shape == (RATE_HZ,)
+        assert samples.dtype == np.float32
+        assert np.isfinite(samples).all()
+        assert np.abs(samples).max() <= 1 or name == "coloured_noise"
+        np.testing.assert_array_equal(samples, make(np.random.default_rng(seed), RATE_HZ))
+    assert any(np.abs(samples).max() > 1e-3 for samples in drawn)
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 400])
+@pytest.mark.parametrize("name", SOUNDS)
+def test_sounds_may_be_short(name, num_samples):
+    for seed in range(6):
+        samples = SOUNDS[name](np.random.default_rng(seed), num_samples)
+        assert samples.shape == (num_samples,)
+        assert np.isfinite(samples).all()
+
+
+def test_telephones_leave_the_callers_samples_alone():
+    speech = speechlike(1.0, 4)
+    kept = speech.copy()
+    for seed in range(12):
+        augment.telephone(np.random.default_rng(seed), speech, RATE_HZ, ALL, FOUND)
+    np.testing.assert_array_equal(speech, kept)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from composed import make_calls, write_csv
-from conftest import LABELS, NEGATIVE, RATE_HZ, silence, speechlike, write
+from conftest import LABELS, NEGATIVE, RATE_HZ, speechlike, write
 
 import batchser
 from batchser.bundle import Bundle, open_bundle, read_weights
@@ -336,6 +336,7 @@ def test_an_unknown_recipe_is_told_with_those_that_exist(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------- examples
+
 
 def test_emotion_windows_have_a_true_length_and_padding_behind_it():
     settings = FeatureSettings()

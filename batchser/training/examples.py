@@ -16,6 +16,7 @@ import numpy as np
 from batchser.records import MUSIC, NOISE, SILENCE, SPEECH, TONE, FloatArray, KindArray
 from batchser.settings import FeatureSettings
 from batchser.training import augment
+from batchser.training.sounds import composed_music, generated_noise, tone
 
 _SPEEDS: Final = (0.9, 1.0, 1.1)
 _VISIBLE_PART: Final = 0.6  # at least so much of the clip (or of the window) is inside
@@ -118,7 +119,7 @@ def _music(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate_
     if sounds.music and rng.random() < 2 / 3:
         music = _excerpt(rng, sounds.music, num_samples)
     else:
-        music = augment.composed_music(rng, num_samples, rate_hz)
+        music = composed_music(rng, num_samples, rate_hz)
     return augment.scale_to(music, rng.uniform(-32, -15))
 
 
@@ -126,7 +127,7 @@ def _noise(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate_
     if sounds.noise and rng.random() < 0.5:
         noise = _excerpt(rng, sounds.noise, num_samples)
     else:
-        noise = augment.generated_noise(rng, num_samples, rate_hz)
+        noise = generated_noise(rng, num_samples, rate_hz)
     return augment.scale_to(noise, rng.uniform(-34, -15))
 
 
@@ -141,7 +142,7 @@ def _excerpt(rng: np.random.Generator, pool: Sequence[FloatArray], num_samples: 
 
 
 def _tone(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate_hz: int) -> FloatArray:
-    return augment.tone(rng, num_samples, rate_hz)
+    return tone(rng, num_samples, rate_hz)
 
 
 def _silence(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate_hz: int) -> FloatArray:
