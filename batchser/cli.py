@@ -310,11 +310,10 @@ def models(context: click.Context, /, as_json: bool) -> None:
             f"  {bundle.features.rate_hz} Hz, {bundle.licence}; data: {', '.join(d['name'] for d in bundle.data)}"
         )
         if clips:
-            low, high = clips["intervals"]["uar"]
-            click.echo(
-                f"  UAR {clips['uar']:.3f} ({low:.3f} to {high:.3f}), speaker-independent, "
-                f"{len(clips['uar_by_fold'])} folds, mu-law"
-            )
+            known = " to ".join(f"{value:.3f}" for value in clips["intervals"]["uar"] or ()) or "no interval"
+            protocol = bundle.scores.get("protocol", "speaker-folds")
+            splits = len(clips["uar_by_fold"])
+            click.echo(f"  UAR {clips['uar']:.3f} ({known}), protocol {protocol}, splits: {splits}, mu-law")
         click.echo(f"  {folder}")
     context.exit(code)
 
@@ -371,13 +370,13 @@ def evaluate(
     from batchser.settings import available_cores
     from batchser.training import evaluate as evaluation
     from batchser.training.corpora import render_faults
-    from batchser.training.pictures import check_matplotlib, write_pictures
+    from batchser.training.pictures import make_ready, write_pictures
     from batchser.training.report import render_scores
 
     bundle = find_bundle(model, _model_folders())
     options = evaluation.EvaluateOptions(evaluation.choose_degradations(degradations), clips_per_fold or None)
     if pictures is not None:
-        check_matplotlib()
+        make_ready(pictures)
     start_tensorflow(available_cores())
     read = evaluation.read_clips(bundle, data)
     if read.faults and not quiet:

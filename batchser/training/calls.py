@@ -196,7 +196,7 @@ def evaluate_calls(windows: CallWindows, bundle: Bundle, gate_fold: str = "") ->
     """Sum up composed calls: per true kind, what passes as speech; over the customers' windows, the emotions.
 
     ``gate_fold`` is the one split whose speakers the gate never heard either: the gate is measured on its calls where
-    there are some, and ``gate_unheard`` says whether it was.
+    there are some, else on all, and ``gate_unheard`` says which.
     """
     strangers = windows.splits == gate_fold
     unheard = bool(strangers.any())
@@ -205,6 +205,7 @@ def evaluate_calls(windows: CallWindows, bundle: Bundle, gate_fold: str = "") ->
         "splits": sorted(set(windows.splits.tolist())),
         "filled": TRUTH_PART,
         "gate_unheard": unheard,
+        "gate_splits": [gate_fold] if unheard else sorted(set(windows.splits.tolist())),
         "gate": _gate_scores(windows, strangers if unheard else np.ones(len(windows.kind), bool)),
     }
     customers = windows.emotion >= 0

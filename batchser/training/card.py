@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from batchser.bundle import Bundle
 from batchser.training.corpora import corpus_of
-from batchser.training.report import render_scores
+from batchser.training.report import render_scores, span
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,9 @@ def _references(bundle: Bundle) -> str:
     rows = ["| corpus | score, % | whose | protocol |", "|---|---|---|---|"]
     own_protocol = f"{bundle.scores['protocol']}, {bundle.features.rate_hz} Hz, 300–3400 Hz, mu-law"
     for name, scores in clips["by_corpus"].items():
-        low, high = (100 * value for value in scores["intervals"]["uar"])
-        own = f"**{100 * scores['uar']:.1f} UAR** ({low:.1f} to {high:.1f}), {100 * scores['accuracy']:.1f} accuracy"
+        known = [100 * value for value in scores["intervals"]["uar"] or ()]
+        own = f"**{100 * scores['uar']:.1f} UAR** ({span(known or None, '.1f').strip()})"
+        own += f", {100 * scores['accuracy']:.1f} accuracy"
         rows.append(f"| {name} | {own} | this model, {scores['labels']} labels | {own_protocol} |")
         rows += [_row(reference) for reference in REFERENCES if reference.corpus == name]
     rows += [_row(reference) for reference in _OF_ANY_CORPUS]

@@ -7,9 +7,10 @@ model of the split that tests it. Composed calls are scored window by window (ca
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -238,21 +239,21 @@ def evaluate_bundle(
     """
     found = bundle_splits(bundle, clips)
     owners = {folder: composed.find_split(folder, clips, found) for folder in calls}  # before anything takes long
-    models = {split.name: fold_model(bundle, split.name) for split in found}
+    model_of = functools.cache(functools.partial(fold_model, bundle))
     if predictions is None:
-        predictions = scores.join([_scored(clips, split, models[split.name], report) for split in found])
+        predictions = scores.join([_scored(clips, split, model_of(split.name), report) for split in found])
     result: dict[str, Any] = {
         "protocol": protocol_of(bundle),
         "train_only": protocols.train_only(clips, found),
         "clips": scores.evaluate(predictions, bundle.abstain_threshold),
     }
     if options.degradations:
-        result["degradations"] = degradation_table(bundle, clips, found, models, options, report)
+        result["degradations"] = degradation_table(bundle, clips, found, model_of, options, report)
     if calls:
         parts = []
         for folder, split in owners.items():
             report(f"composed calls in {folder.name}: scored by the model of {split.name}")
-            parts.append(composed.score_calls(folder, models[split.name], split.name))
+            parts.append(composed.score_calls(folder, model_of(split.name), split.name))
         held_out = str(bundle.training.get("gate_held_out_fold", ""))
         result["calls"] = composed.evaluate_calls(composed.join(parts), bundle, held_out)
     return result
@@ -273,7 +274,7 @@ def degradation_table(
     bundle: Bundle,
     clips: Sequence[Clip],
     found: Sequence[Split],
-    models: Mapping[str, Model],
+    model_of: Callable[[str], Model],
     options: EvaluateOptions,
     report: Report,
 ) -> dict[str, Any]:
@@ -288,7 +289,9 @@ def degradation_table(
         audio = [read_clip(clip, bundle.features.rate_hz) for clip in own]
         report(f"{split.name}: {len(own)} clips through {len(names)} lines")
         for name in names:
-            parts[name].append(score_clips(own, models[split.name], name, options.seed, split=split.name, audio=audio))
+            parts[name].append(
+                score_clips(own, model_of(split.name), name, options.seed, split=split.name, audio=audio)
+            )
     joined = {name: scores.join(each) for name, each in parts.items()}
     clean = joined[CLEAN_LINE]
     rows = {name: scores.compare(p, clean, bundle.abstain_threshold) for name, p in joined.items()}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#767676"
 _DPI: Final = 150
-_DARK: Final = 0.55  # from this share on a cell's text is white
+_DARK: Final = 0.6  # from this share on a cell's text is white
 
 
 def write_pictures(folder: Path, bundle: Bundle, scores: Mapping[str, Any]) -> list[Path]:
@@ -42,6 +42,7 @@ def write_pictures(folder: Path, bundle: Bundle, scores: Mapping[str, Any]) -> l
     ------
     ConfigError : matplotlib is not installed, or the folder cannot be made or written to
     """
+    make_ready(folder)
     clips, about = scores["clips"], f"{bundle.name}, protocol {scores['protocol']}"
     figures = {"confusion": confusion_picture(clips["confusion"], bundle.labels, f"{about}\n{_how_many(clips)}")}
     if len(clips["by_corpus"]) > 1:
@@ -60,12 +61,21 @@ def write_pictures(folder: Path, bundle: Bundle, scores: Mapping[str, Any]) -> l
     return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
-def check_matplotlib() -> None:
-    """Raise ConfigError where matplotlib is missing, before anything takes long."""
+def make_ready(folder: Path) -> None:
+    """Make the folder and see that matplotlib is there, before anything takes long.
+
+    Raises
+    ------
+    ConfigError : matplotlib is not installed, or the folder cannot be made
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError("pictures need matplotlib: pip install 'batchser[train]'") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--pictures {folder}: cannot be made ({error.strerror})") from error
 
 
 def confusion_picture(matrix: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> Figure:
@@ -113,7 +123,6 @@ def reliability_picture(clips: Mapping[str, Any], about: str) -> Figure:
 
 def learning_curves(history: Mapping[str, Mapping[str, Sequence[float]]], about: str) -> Figure:
     """Draw training and validation loss by epoch, one small panel a fit: {fit: {"loss": [...], "val_loss": [...]}}."""
-    check_matplotlib()
     from matplotlib.ticker import MaxNLocator
 
     columns = min(3, len(history))
@@ -127,12 +136,13 @@ def learning_curves(history: Mapping[str, Mapping[str, Sequence[float]]], about:
             panel.plot(range(1, len(values) + 1), values, color=colour, linestyle=line, label=label, linewidth=1.5)
         if curves.get("val_loss"):
             best = int(np.argmin(curves["val_loss"]))
-            panel.plot(best + 1, curves["val_loss"][best], color=_BLUE, marker="o", linestyle="", label="kept")
+            panel.plot(best + 1, curves["val_loss"][best], color=_BLUE, marker="o", linestyle="", label="lowest")
         panel.set_title(name)
         panel.grid(color="#dddddd", linewidth=0.6)
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.set_xlabel("epoch")
-    panels[0].set_ylabel("loss")
+    for panel in panels[::columns]:
+        panel.set_ylabel("loss")
     panels[0].legend(fontsize=8)
     figure.suptitle(f"{about}: learning curves", fontsize=11)
     return figure
@@ -140,13 +150,12 @@ def learning_curves(history: Mapping[str, Mapping[str, Sequence[float]]], about:
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure without a screen, and its panels row by row."""
-    check_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = np.ravel(figure.subplots(rows, columns, sharey=True, squeeze=False))
+    panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
     for panel in panels:
         panel.title.set_fontsize(10)
     return figure, list(panels)
@@ -154,7 +163,6 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
 
 def _save(figure: Figure, path: Path) -> Path:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except OSError as error:
         raise ConfigError(f"--pictures {path.parent}: cannot be written ({error.strerror})") from error

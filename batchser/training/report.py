@@ -117,13 +117,13 @@ def _degradations(table: Mapping[str, Any]) -> str:
 
 
 def _calls(calls: Mapping[str, Any], labels: Sequence[str]) -> str:
-    heard = "that it never heard" if calls["gate_unheard"] else "some of whom it heard in training"
+    who = "whose speakers it never heard" if calls["gate_unheard"] else "some of whose speakers it heard in training"
     lines = [
         f"Windows of {calls['calls']} composed calls (splits {', '.join(calls['splits'])}), each scored by the model "
         "that never heard",
-        f"its customer. A window counts when its truth is plain: one kind fills at least {calls['filled']:.0%} of it, "
-        "and nothing else is",
-        f"in it. The gate, on speakers {heard}:",
+        f"its customer. A window counts when its truth is plain: {100 * calls['filled']:g} % or more of it is one kind "
+        "and nothing else",
+        f"is in it. The gate, on calls of {', '.join(calls['gate_splits'])}, {who}:",
         "",
         "  true kind      windows   passed as speech   same kind",
     ]
@@ -137,7 +137,7 @@ def _calls(calls: Mapping[str, Any], labels: Sequence[str]) -> str:
         )
     lines += [
         "",
-        f"Emotions, where the customer's speech fills at least {calls['filled']:.0%} of a window: "
+        f"Emotions, where the customer's speech fills at least {100 * calls['filled']:g} % of a window: "
         f"{calls['emotion_windows']} windows of {calls['speakers']} customers;",
         f"{calls['refused']} more were refused by the gate. 95 % intervals are bootstrapped over customers.",
         "",

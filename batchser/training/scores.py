@@ -119,13 +119,19 @@ def interval(values: np.ndarray) -> list[float] | None:
     return [float(q) for q in np.quantile(known, [0.025, 0.975])] if known.size else None
 
 
+def _intervals(draws: Mapping[str, np.ndarray], names: Sequence[str], groups: np.ndarray) -> dict[str, Any]:
+    """Intervals by name; None for each where there is but one group: it says nothing of others."""
+    several = len(np.unique(groups)) > 1
+    return {name: interval(draws[name]) if several else None for name in names}
+
+
 def summary(truth: IntArray, answers: IntArray, groups: np.ndarray, num_labels: int) -> dict[str, Any]:
     """Accuracy, UAR and macro F1 with their ``intervals``, and the number of clips, speakers and labels present."""
     matrix = confusion_matrix(truth, answers, num_labels)
     draws = basic_scores(resampled(truth, answers, groups, num_labels))
     return {
         **{name: float(value) for name, value in basic_scores(matrix).items()},
-        "intervals": {name: interval(draws[name]) for name in _MEANS},
+        "intervals": _intervals(draws, _MEANS, groups),
         "clips": len(truth),
         "speakers": len(np.unique(groups)),
         "labels": int((matrix.sum(axis=1) > 0).sum()),
@@ -140,7 +146,10 @@ def per_class(truth: IntArray, answers: IntArray, groups: np.ndarray, labels: Se
         name: {label: _plain(value) for label, value in zip(labels, values, strict=True)}
         for name, values in found.items()
     }
-    scores["recall_intervals"] = {label: interval(draws[:, k]) for k, label in enumerate(labels)}
+    by_label = {label: draws[:, k] for k, label in enumerate(labels)}
+    scores["recall_intervals"] = {
+        label: _intervals(by_label, [label], groups[truth == k])[label] for k, label in enumerate(labels)
+    }
     return scores
 
 
@@ -251,9 +260,9 @@ def compare(predictions: Predictions, clean: Predictions, threshold: float) -> d
     )
     return {
         "uar": own,
-        "interval": interval(draws),
+        **_intervals({"interval": draws}, ["interval"], clean.speakers),
         "points": 100 * (own - reference),
-        "points_interval": interval(100 * (draws - clean_draws)),
+        **_intervals({"points_interval": 100 * (draws - clean_draws)}, ["points_interval"], clean.speakers),
         "not_heard": int((predictions.answers < 0).sum()),
         **abstaining(predictions.probabilities, predictions.truth, threshold),
     }
