@@ -166,6 +166,9 @@ def test_the_threshold_keeps_the_share_that_was_asked_for():
     found = Predictions(("a", "b"), zeros, table, table, names, names, names, names, zeros)
     threshold = scores.choose_threshold(found, 0.8)
     assert threshold == pytest.approx(0.6)
+    unheard = dataclasses.replace(found, probabilities=np.full_like(table, np.nan))
+    assert scores.choose_threshold(scores.join([found, unheard]), 0.8) == threshold  # those never had an answer
+    assert scores.choose_threshold(unheard, 0.8) == 0
     assert scores.evaluate(found, threshold)["kept_share"] == pytest.approx(0.8, abs=0.02)
 
 
@@ -486,7 +489,7 @@ def test_the_tables_say_what_was_measured(scored):
     for line in (
         "24 clips of 4 speakers in 2 splits", f"UAR{uar:31.3f}   {scored['clips']['intervals']['uar'][0]:.3f} to",
         "before temperature scaling", "corpus EMO-DB", "split 1", "sex female", "age 45 to 59", "16 clips of 24",
-        "noise-10db", "Windows of 4 composed calls (splits 0, 1)", "at least 50 % of a window",
+        "noise-10db", "Windows of 4 composed calls (split 0, 1)", "at least 50 % of a window",
     ):  # fmt: skip
         assert line in text, line
     assert max(map(len, text.splitlines())) <= 250
@@ -502,6 +505,7 @@ def test_scores_without_answers_can_be_told(protocol):
     text = report.render_scores({"protocol": protocol, "train_only": [], "clips": nothing}, "abc")
     assert text.startswith(describe(protocol))
     assert "calibration error" in text
+    assert "fairness is not measured" in text
 
 
 def test_the_card_says_what_a_user_must_know(bundle, scored):

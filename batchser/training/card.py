@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,7 +39,7 @@ REFERENCES: Final = (
 _OF_ANY_CORPUS: Final = (
     Reference("telephone", "about −7 points", "82 to 8 kHz and mu-law, EMO-DB (Frontiers, fcomp.2020.00014)",
               "not trained on telephone lines"),
-    Reference("real calls", "45.6 UAR", "emergency calls (CEMO), 4 classes", "trained on other data"),
+    Reference("real calls", "45.6 UAR", "emergency calls (CEMO), 4 classes", "cross-domain"),
 )  # fmt: skip
 
 
@@ -51,9 +52,12 @@ def render_card(bundle: Bundle) -> str:
 
 def _head(bundle: Bundle) -> str:
     data = "\n".join(
-        f"- {corpus['name']}: {corpus['licence']}"
-        f" ({'commercial use allowed' if corpus['commercial_use'] else 'non-commercial use only'})."
-        f" {_sentence(corpus_of(corpus['name']).note)}"
+        _wrapped(
+            f"- {corpus['name']}: {corpus['licence']}"
+            f" ({'commercial use allowed' if corpus['commercial_use'] else 'non-commercial use only'})."
+            f" {_sentence(corpus_of(corpus['name']).note)}",
+            "  ",
+        )
         for corpus in bundle.data
     )
     return f"""# {bundle.name}
@@ -72,7 +76,8 @@ def _gate_sounds(sounds: Mapping[str, Any]) -> str:
     if not sounds:
         return ""
     named = ", ".join(f"{name} ({about})" for name, about in sounds.items())
-    return f"\nThe gate was also taught with {named} and generated sounds; no audio is in this folder.\n"
+    told = _wrapped(f"The gate was also taught with {named} and generated sounds; no audio is in this folder.")
+    return f"\n{told}\n"
 
 
 def _making(bundle: Bundle) -> str:
@@ -80,21 +85,22 @@ def _making(bundle: Bundle) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     held_out = len(training.get("gate_held_out_music", ()))
     music = f" and {held_out} excerpts of music (named in bundle.json)" if held_out else ""
-    return f"""## How it was made
-
-Recipe `{training["recipe"]}`, seed {training["seed"]}; {versions}, Python {training["python"]}.
-Emotion network: `{bundle.network.name}` {dict(bundle.network.options)}
-on {", ".join(bundle.features.names)} at {bundle.features.rate_hz} Hz ({bundle.features.num_features} values every
-{1000 * bundle.features.hop_samples / bundle.features.rate_hz:g} ms). Training windows are cut as the job cuts them: at
-any moment of a turn, with what lies beside it, on a simulated telephone line. Probabilities are calibrated by a
-temperature ({bundle.temperature:.2f}) on clips not trained on; below a confidence of {bundle.abstain_threshold:.3f} the
-model abstains. That threshold was chosen on the same held-out predictions that are scored here.
-
-`folds.npz` has the models behind these scores, one for each split of the protocol. The shipped weights were trained on
-all splits' clips, a few speakers kept for early stopping: they cannot be measured on these corpora, the split models
-stand for them. All share one scaler. The gate was taught without the speakers of fold
-{training["gate_held_out_fold"]}{music}; on clips of the other folds it has heard the speakers.
-"""
+    network = f"`{bundle.network.name}` with " + ", ".join(f"{k} {v}" for k, v in bundle.network.options.items())
+    features = bundle.features
+    step_ms = 1000 * features.hop_samples / features.rate_hz
+    paragraphs = (
+        f"""Recipe `{training["recipe"]}`, seed {training["seed"]}; {versions}, Python {training["python"]}. Emotion
+        network: {network}; on {", ".join(features.names)} at {features.rate_hz} Hz ({features.num_features} values every {step_ms:g} ms).
+        Training windows are cut as the job cuts them: at any moment of a turn, with what lies beside it, on a simulated
+        telephone line. Probabilities are calibrated by a temperature ({bundle.temperature:.2f}) on clips not trained
+        on; below a confidence of {bundle.abstain_threshold:.3f} the model abstains. That threshold was chosen on the same
+        held-out predictions that are scored here.""",
+        f"""`folds.npz` has the models behind these scores, one for each split of the protocol. The shipped weights were
+        trained on all splits' clips, a few speakers kept for early stopping: they cannot be measured on these corpora,
+        the split models stand for them. All share one scaler. The gate was taught without the speakers of fold
+        {training["gate_held_out_fold"]}{music}; on clips of the other folds it has heard the speakers.""",
+    )
+    return "\n\n".join(["## How it was made", *(_wrapped(text) for text in paragraphs)]) + "\n"
 
 
 def _worth(bundle: Bundle) -> str:
@@ -159,6 +165,13 @@ CORPORA holds the folders of the corpora named above, as their owners lay them o
 gate. With labelled calls of your own, write a recipe that names their manifest (columns path, start_s, end_s, emotion,
 speaker) among its corpora.
 """
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Fill lines of 120; long words (names of networks, versions) stay whole."""
+    return textwrap.fill(
+        " ".join(text.split()), 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _sentence(text: str) -> str:

@@ -40,6 +40,8 @@ def _clips(clips: Mapping[str, Any]) -> str:
     ]
     for key, what in (("by_corpus", "corpus"), ("by_fold", "split"), ("by_sex", "sex"), ("by_age", "age")):
         lines += [_group(f"{what} {name}", scores) for name, scores in clips[key].items()]
+    if not clips["by_sex"] and not clips["by_age"]:
+        lines.append("  These corpora, as they were read, state neither sex nor age: fairness is not measured.")
     return "\n".join(lines)
 
 
@@ -119,11 +121,11 @@ def _degradations(table: Mapping[str, Any]) -> str:
 def _calls(calls: Mapping[str, Any], labels: Sequence[str]) -> str:
     who = "whose speakers it never heard" if calls["gate_unheard"] else "some of whose speakers it heard in training"
     lines = [
-        f"Windows of {calls['calls']} composed calls (splits {', '.join(calls['splits'])}), each scored by the model "
+        f"Windows of {calls['calls']} composed calls (split {', '.join(calls['splits'])}), each scored by the model "
         "that never heard",
         f"its customer. A window counts when its truth is plain: {100 * calls['filled']:g} % or more of it is one kind "
         "and nothing else",
-        f"is in it. The gate, on calls of {', '.join(calls['gate_splits'])}, {who}:",
+        f"is in it. The gate, on calls of split {', '.join(calls['gate_splits'])}, {who}:",
         "",
         "  true kind      windows   passed as speech   same kind",
     ]

@@ -241,9 +241,9 @@ def age_bands(ages: IntArray) -> np.ndarray:
 
 
 def choose_threshold(predictions: Predictions, kept_share: float) -> float:
-    """Choose the confidence below which the model abstains, so that ``kept_share`` of held-out clips are kept."""
-    confidence = np.nan_to_num(predictions.probabilities).max(axis=1)
-    return round(float(np.quantile(confidence, 1 - kept_share)), 3)
+    """Choose the confidence below which the model abstains, so that ``kept_share`` of the clips it heard are kept."""
+    heard = predictions.probabilities[predictions.answers >= 0]
+    return round(float(np.quantile(heard.max(axis=1), 1 - kept_share)), 3) if len(heard) else 0.0
 
 
 def compare(predictions: Predictions, clean: Predictions, threshold: float) -> dict[str, Any]:
