@@ -53,7 +53,7 @@ copies = 2
 frequency_mask = 4
 
 [gate]
-voiced_probability = 0.2
+voiced_probability = 0.05  # 240 windows make an unsure gate
 silence_dbfs = -80.0
 
 [gate_network]
