@@ -90,11 +90,11 @@ def _making(bundle: Bundle) -> str:
     step_ms = 1000 * features.hop_samples / features.rate_hz
     paragraphs = (
         f"""Recipe `{training["recipe"]}`, seed {training["seed"]}; {versions}, Python {training["python"]}. Emotion
-        network: {network}; on {", ".join(features.names)} at {features.rate_hz} Hz ({features.num_features} values every {step_ms:g} ms).
-        Training windows are cut as the job cuts them: at any moment of a turn, with what lies beside it, on a simulated
-        telephone line. Probabilities are calibrated by a temperature ({bundle.temperature:.2f}) on clips not trained
-        on; below a confidence of {bundle.abstain_threshold:.3f} the model abstains. That threshold was chosen on the same
-        held-out predictions that are scored here.""",
+        network: {network}; on {", ".join(features.names)} at {features.rate_hz} Hz ({features.num_features} values
+        every {step_ms:g} ms). Training windows are cut as the job cuts them: at any moment of a turn, with what lies
+        beside it, on a simulated telephone line. Probabilities are calibrated by a temperature
+        ({bundle.temperature:.2f}) on clips not trained on; below a confidence of {bundle.abstain_threshold:.3f} the
+        model abstains. That threshold was chosen on the same held-out predictions that are scored here.""",
         f"""`folds.npz` has the models behind these scores, one for each split of the protocol. The shipped weights were
         trained on all splits' clips, a few speakers kept for early stopping: they cannot be measured on these corpora,
         the split models stand for them. All share one scaler. The gate was taught without the speakers of fold
