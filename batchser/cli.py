@@ -125,6 +125,19 @@ _DATA = click.option(
     help="Folder with the corpora as their owners lay them out, folds in index.csv if you have them; music/ and noise/ "
     "for the gate.",
 )  # fmt: skip
+_DEGRADATIONS = click.option(
+    "--degradations", default="all", show_default=True, metavar="all|none|NAMES",
+    help="Degraded lines to score clips through as well, a comma-separated list of names; all: those that this "
+    "machine's libraries can make.",
+)  # fmt: skip
+_CLIPS_PER_FOLD = click.option(
+    "--clips-per-fold", type=click.IntRange(min=0), default=400, show_default=True, metavar="N",
+    help="So many clips of each fold, drawn by a seed, go through each degradation. 0: all.",
+)  # fmt: skip
+_PICTURES = click.option(
+    "--pictures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Draw confusion matrices, reliability diagram and learning curves into this folder.",
+)  # fmt: skip
 _CALLS = click.option(
     "--calls", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR", multiple=True,
     help="Folder of composed calls (manifest.csv, turns.csv), to be scored window by window by the model that never "
@@ -323,36 +336,40 @@ def models(context: click.Context, /, as_json: bool) -> None:
               help="A recipe of the package, or a TOML file of your own.")  # fmt: skip
 @_DATA
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
-              help="The bundle's folder, made at the end; DIR.work keeps finished fits until then.")  # fmt: skip
-@_options(_CALLS, _QUIET)
-def train(recipe: str, data: Path, out: Path, calls: tuple[Path, ...], quiet: bool) -> None:
-    """Train a model bundle: the gate, one model a fold to be measured, and the model to be shipped.
+              help="The bundle's folder, made at the end; DIR.work keeps windows and fits until then.")  # fmt: skip
+@_options(_CALLS, _WORKERS, _DEGRADATIONS, _CLIPS_PER_FOLD, _PICTURES, _QUIET)
+def train(
+    recipe: str, data: Path, out: Path, calls: tuple[Path, ...], workers: int | None, degradations: str,
+    clips_per_fold: int, pictures: Path | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Train a model bundle: the gate, one model a split to be measured, and the model to be shipped.
 
-    Scores are speaker-independent: every clip is scored by the fold model that never heard its speaker, through the
-    job itself. Killed, the same command goes on after the last finished fit.
+    The recipe's protocol deals clips into splits; by default every clip is scored by a model that never heard its
+    speaker, through the job itself. Killed, the same command goes on after each fit's last epoch.
     """
     from batchser.progress import timed
     from batchser.settings import available_cores
+    from batchser.training import evaluate as evaluation
+    from batchser.training.evaluate.pictures import make_ready, write_pictures
+    from batchser.training.evaluate.report import render_scores
     from batchser.training.recipe import read_recipe
-    from batchser.training.report import render_scores
     from batchser.training.train import train as train_bundle
 
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
-    bundle = train_bundle(read_recipe(recipe), data, out, timed(quiet=quiet), calls, available_cores())
+    options = evaluation.EvaluateOptions(evaluation.choose_degradations(degradations), clips_per_fold or None)
+    if pictures is not None:
+        make_ready(pictures)
+    count = available_cores() if workers is None else workers
+    bundle = train_bundle(read_recipe(recipe), data, out, timed(quiet=quiet), calls, count, options, _model_folders())
     if not quiet:
         click.echo(f"\n{render_scores(bundle.scores, bundle.labels)}\n\n{out}")
+    for path in write_pictures(pictures, bundle, bundle.scores) if pictures is not None else ():
+        click.echo(path, err=True)
 
 
 @cli.command()
-@_options(_MODEL, _DATA, _CALLS)
-@click.option("--degradations", default="all", show_default=True, metavar="all|none|NAMES",
-              help="Degraded lines to score clips through as well, a comma-separated list of names; all: those that "
-              "this machine's libraries can make.")  # fmt: skip
-@click.option("--clips-per-fold", type=click.IntRange(min=0), default=400, show_default=True, metavar="N",
-              help="So many clips of each fold, drawn by a seed, go through each degradation. 0: all.")  # fmt: skip
-@click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Draw confusion matrices, reliability diagram and learning curves into this folder.")  # fmt: skip
+@_options(_MODEL, _DATA, _CALLS, _DEGRADATIONS, _CLIPS_PER_FOLD, _PICTURES)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
 @_options(_QUIET)
 def evaluate(
@@ -370,8 +387,8 @@ def evaluate(
     from batchser.settings import available_cores
     from batchser.training import evaluate as evaluation
     from batchser.training.corpora import render_faults
-    from batchser.training.pictures import make_ready, write_pictures
-    from batchser.training.report import render_scores
+    from batchser.training.evaluate.pictures import make_ready, write_pictures
+    from batchser.training.evaluate.report import render_scores
 
     bundle = find_bundle(model, _model_folders())
     options = evaluation.EvaluateOptions(evaluation.choose_degradations(degradations), clips_per_fold or None)

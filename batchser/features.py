@@ -192,14 +192,24 @@ def frames_inside(num_samples: IntArray, settings: FeatureSettings) -> IntArray:
     return np.clip(inside, 0, settings.num_frames).astype(np.int32)
 
 
-def remove_window_mean(stack: FloatArray, num_frames: IntArray) -> FloatArray:
-    """Subtract each feature's mean over the window's true frames; padded frames become 0. (B, T, F) → (B, T, F).
+def centre(mel_db: FloatArray, num_frames: IntArray, settings: FeatureSettings) -> FloatArray:
+    """Take level and the line's colour out of log-mel: each band relative to its mean over the speech, (B, T, F).
 
-    In log-mel this takes out level and the line's colour alike: a louder copy has the same features.
+    The mean is over active frames only, those whose loudest band lies within ``active_db`` of the window's: however
+    much of a window is silence, the same speech looks the same. What lies more than ``floor_db`` under the window's
+    peak counts as that, and nothing falls below ``centred_min_db``, so that a noisy line's silence looks like a clean
+    one's; frames past the true length (``num_frames`` int32 (B,)) are silent. A louder copy has the same features.
     """
-    inside = (np.arange(stack.shape[1]) < num_frames[:, None])[:, :, None]  # (B, T, 1)
-    mean = (stack * inside).sum(axis=1, keepdims=True) / np.maximum(num_frames, 1)[:, None, None]
-    return np.asarray((stack - mean) * inside, np.float32)
+    inside = np.arange(mel_db.shape[1]) < num_frames[:, None]  # (B, T)
+    loudest = np.where(inside, mel_db.max(axis=2), -np.inf)  # (B, T)
+    peak = loudest.max(axis=1, initial=-200.0, keepdims=True)  # (B, 1)
+    active = loudest >= peak - np.float32(settings.active_db)
+    floor = (peak - np.float32(settings.floor_db))[:, :, None]
+    floored = np.where(inside[:, :, None], np.maximum(mel_db, floor), floor)
+    count = np.maximum(active.sum(axis=1), 1).astype(np.float32)
+    mean = np.einsum("btf,bt->bf", floored, active.astype(np.float32)) / count[:, None]
+    centred = floored - mean[:, None, :].astype(np.float32)
+    return np.asarray(np.maximum(centred, np.float32(settings.centred_min_db)), np.float32)
 
 
 def level_below_peak(mel_db: FloatArray, num_frames: IntArray, top_db: float) -> FloatArray:

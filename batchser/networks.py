@@ -36,12 +36,14 @@ def conv_dual_lstm(
     *,
     filters: Sequence[int] = (24, 32, 48),
     units: Sequence[int] = (64, 64),
+    skip: int = 128,
     dropout: float = 0.3,
 ) -> keras.Model:
-    """Strided convolutions over time and frequency, two bidirectional LSTMs, attention pooling over time.
+    """Strided convolutions over time and frequency, two bidirectional LSTMs, attention pooling over all of them.
 
     (B, T, F) → Conv2D 3×3 of stride 2, BatchNorm, ReLU for each of ``filters`` → (B, T/8, F/8 · filters)
-    → BiLSTM for each of ``units`` → attention → (B, 2 · units) → Dropout → logits (B, num_outputs).
+    → BiLSTM for each of ``units``; attention weighs the moments of what the convolutions (through ``skip`` units) and
+    both LSTMs say, so that gradients reach each of them directly → Dropout → logits (B, num_outputs).
     """
     from keras import Input, Model, layers
 
@@ -52,15 +54,19 @@ def conv_dual_lstm(
         x = layers.BatchNormalization(name=f"norm_{k}")(x)
         x = layers.ReLU()(x)
     x = layers.Reshape((x.shape[1], x.shape[2] * x.shape[3]))(x)  # (B, T/8, F/8 · filters)
+    levels = [layers.Dense(skip, activation="relu", name="skip")(x)]
     x = layers.Dropout(dropout)(x)
     for k, width in enumerate(units):
         # Unrolled: the sequence is short (23 steps), and a loop in the graph costs twice the time on a CPU.
         lstm = layers.LSTM(width, return_sequences=True, unroll=True)
         x = layers.Bidirectional(lstm, name=f"lstm_{k}")(x)
-    weights = layers.Softmax(axis=1)(layers.Dense(1, name="attention")(x))  # (B, T/8, 1)
-    x = layers.Flatten()(layers.Dot(axes=1)([weights, x]))  # (B, 2 · units)
-    x = layers.Dropout(dropout)(x)
-    return Model(inputs, layers.Dense(num_outputs, name="logits")(x), name="conv_dual_lstm")
+        levels.append(x)
+        x = layers.Dropout(dropout)(x)
+    moments = layers.Concatenate()(levels)  # (B, T/8, skip + 2 · units)
+    weights = layers.Softmax(axis=1)(layers.Dense(1, name="attention")(moments))  # (B, T/8, 1)
+    pooled = layers.Flatten()(layers.Dot(axes=1)([weights, moments]))
+    pooled = layers.Dropout(dropout)(pooled)
+    return Model(inputs, layers.Dense(num_outputs, name="logits", dtype="float32")(pooled), name="conv_dual_lstm")
 
 
 def gate_conv(
@@ -81,7 +87,21 @@ def gate_conv(
             width, kernel, strides=2 if strided else 1, dilation_rate=1 if strided else 2 ** (k - 1), padding="same",
             activation="relu", name=f"conv_{k}",
         )(x)  # fmt: skip
-    return Model(inputs, layers.Conv1D(num_outputs, 1, name="logits")(x), name="gate_conv")
+    return Model(inputs, layers.Conv1D(num_outputs, 1, name="logits", dtype="float32")(x), name="gate_conv")
+
+
+def flops(network: keras.Model) -> int:
+    """Floating-point operations to score one window, a multiplication and its addition being two.
+
+    TensorFlow's profiler counts them in the very graph that scores.
+    """
+    import tensorflow as tf
+
+    window = tf.TensorSpec((1, *network.input_shape[1:]), tf.float32)
+    graph = tf.function(lambda x: network(x, training=False)).get_concrete_function(window).graph
+    builder = tf.compat.v1.profiler.ProfileOptionBuilder
+    options = builder(builder.float_operation()).with_empty_output().build()
+    return int(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
 
 
 NETWORKS: Final[Mapping[str, Callable[..., keras.Model]]] = {

@@ -18,7 +18,7 @@ import numpy as np
 from batchser import networks
 from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights, weights_of
 from batchser.errors import BundleError
-from batchser.features import level_below_peak, remove_window_mean
+from batchser.features import centre, level_below_peak
 from batchser.records import KINDS, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class Model:
 
     def prepare(self, stack: FloatArray, num_frames: IntArray) -> FloatArray:
         """Make features what the emotion network takes, by the bundle's scaler: (B, T, F), (B,) → float32 (B, T, F)."""
-        if self.bundle.features.window_mean_removed:
-            stack = remove_window_mean(stack, num_frames)
+        if self.bundle.features.centred:
+            stack = centre(stack, num_frames, self.bundle.features)
         return np.asarray((stack - self._mean) / self._std, np.float32)
 
     def emotions(self, prepared: FloatArray) -> FloatArray:

@@ -37,7 +37,8 @@ def exact_div(numerator: int, denominator: int, what: str) -> int:
 class FeatureSettings:
     """How a window becomes features; kept in the model bundle, which always wins.
 
-    The defaults are those of the telephone models: 3 s at 8 kHz, 64 ms frames every 16 ms.
+    The defaults are those of the telephone models: 3 s at 8 kHz, 64 ms frames every 16 ms, 64 mel bands over what a
+    telephone lets through. ``centred`` (log-mel only) takes out level and the line's colour: see features.centre.
     """
 
     names: tuple[str, ...] = ("mel",)
@@ -49,11 +50,14 @@ class FeatureSettings:
     num_mfcc: int = 40
     num_chroma: int = 12
     num_contrast_bands: int = 4
-    mel_min_hz: float = 0.0
-    mel_max_hz: float = 4000.0
+    mel_min_hz: float = 200.0
+    mel_max_hz: float = 3700.0
     contrast_min_hz: float = 200.0
     top_db: float = 80.0
-    window_mean_removed: bool = True
+    centred: bool = True
+    active_db: float = 25.0
+    floor_db: float = 55.0
+    centred_min_db: float = -30.0
 
     def __post_init__(self) -> None:
         faults = []
@@ -62,6 +66,8 @@ class FeatureSettings:
             faults.append(
                 f"features.names: received {self.names!r}, expected one or more of {', '.join(FEATURE_NAMES)}"
             )
+        if self.centred and tuple(self.names) != ("mel",):
+            faults.append(f"features.centred: received true with names {self.names!r}; it is for mel alone")
         if self.mel_max_hz > self.rate_hz / 2:
             faults.append(f"features.mel_max_hz: {self.mel_max_hz} Hz lies above half of the rate {self.rate_hz} Hz")
         if self.contrast_min_hz * 2 ** (self.num_contrast_bands - 1) >= self.rate_hz / 2:
@@ -187,3 +193,15 @@ def available_memory_bytes() -> int:
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
             limits.append(int(Path(path).read_text(encoding="ascii")))
     return min(limits)
+
+
+def has_fast_bfloat16() -> bool:
+    """Say whether bfloat16 is quicker than float32 here: on a GPU, or a processor with AMX."""
+    try:
+        if "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+            return True
+    except OSError:
+        pass  # no Linux: what a GPU says decides
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from batchser.bundle import Bundle, NetworkSpec, named_weights, write_bundle
-from batchser.features import extract, remove_window_mean
+from batchser.features import centre, extract
 from batchser.records import KINDS, NOISE, SILENCE, SPEECH, TONE, Recording
 from batchser.settings import FeatureSettings, GateSettings
 
@@ -131,7 +131,7 @@ def emotion_weights(features: FeatureSettings, seed: int = 7) -> list[np.ndarray
     network.set_weights(weights)
     samples = speechlike(48, seed)[: 16 * features.window_samples].reshape(-1, features.window_samples)
     frames = np.full(len(samples), features.num_frames, np.int32)
-    stack = remove_window_mean(extract(samples, features).stack, frames) / SCALE
+    stack = centre(extract(samples, features).stack, frames, features) / SCALE
     weights[-1] = -network(stack, training=False).numpy().mean(axis=0)
     return weights
 

@@ -12,9 +12,9 @@ import pytest
 from conftest import RATE_HZ, noise, silence, speechlike, write
 
 from batchser.errors import ConfigError
-from batchser.training import augment, codecs, line, sounds
-from batchser.training.augment import AugmentSettings, Sounds, Voice
-from batchser.training.degradations import DEGRADATIONS, available
+from batchser.training import augment
+from batchser.training.augment import AugmentSettings, Sounds, Voice, chain, codecs, line, sounds
+from batchser.training.evaluate.degradations import DEGRADATIONS, available
 
 #: A line without anything on it, of which tests switch on what they are about.
 NOTHING = AugmentSettings(
@@ -343,13 +343,13 @@ def test_a_room_adds_no_delay_and_no_level():
     rng = np.random.default_rng(0)
     tail = rng.standard_normal(4000) * np.exp(-np.arange(4000) / 800) / 8
     response = np.concatenate([np.zeros(500), [1.0], tail]).astype(np.float32)
-    heard = augment.in_room(speech, augment._room(response))
+    heard = chain.in_room(speech, chain._room(response))
     assert heard.shape == speech.shape
     assert delay_s(heard, speech, RATE_HZ) == 0
     assert power_db(heard) == pytest.approx(power_db(speech), abs=0.01)
     assert not np.allclose(heard, speech, atol=1e-3)
-    assert not augment.in_room(silence(1.0), response).any()
-    np.testing.assert_allclose(augment.in_room(speech, np.ones(1, np.float32)), speech, atol=1e-6)
+    assert not chain.in_room(silence(1.0), response).any()
+    np.testing.assert_allclose(chain.in_room(speech, np.ones(1, np.float32)), speech, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------- telephone
@@ -398,7 +398,7 @@ def test_each_part_of_the_line_does_what_its_settings_say():
     room = np.zeros(500, np.float32)
     room[0], room[400] = 1, 0.8
     echo = on_line(speech, found=Sounds(rooms=[room]), room_probability=1.0)
-    np.testing.assert_allclose(echo, augment.in_room(speech, room), atol=PCM_STEP)
+    np.testing.assert_allclose(echo, chain.in_room(speech, room), atol=PCM_STEP)
     coded = on_line(speech, codecs={"gsm-6.10": 1.0, "mu-law": 0.0})
     np.testing.assert_array_equal(coded, codecs.round_trip(speech, RATE_HZ, "gsm-6.10"))
 

@@ -21,12 +21,12 @@ from batchser.pipeline import score_recordings
 from batchser.records import KINDS, MUSIC, SPEECH, Recording
 from batchser.scoring import Model
 from batchser.settings import RunSettings
-from batchser.training import calls, card, degradations, evaluate, pictures, report, scores
-from batchser.training.calls import CallWindows
+from batchser.training import evaluate, protocols
 from batchser.training.corpora import Clip, read_clip
-from batchser.training.evaluate import EvaluateOptions
+from batchser.training.evaluate import EvaluateOptions, calls, card, degradations, measure, pictures, report, scores
+from batchser.training.evaluate.calls import CallWindows
+from batchser.training.evaluate.scores import Predictions
 from batchser.training.protocols import PROTOCOLS, Split, describe
-from batchser.training.scores import Predictions
 
 # ------------------------------------------------------------------------------------------------------ figures
 
@@ -210,16 +210,28 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, clips: list[Clip]) -> Bundle:
     """The tiny bundle with a model for each of two folds."""
     arrays = tiny_arrays()
     folds = {}
     for fold in range(2):
         folds |= named_weights(str(fold), emotion_weights(tiny_bundle.features, 20 + fold))
+        folds |= {f"scaler_{part}/{fold}": arrays[f"scaler/{part}"] for part in ("mean", "std")}
         folds[f"temperature/{fold}"] = np.array([1.5 + fold], np.float32)
     history = {"0": {"loss": [1.7, 1.5, 1.4], "val_loss": [1.6, 1.55, 1.58]}, "1": {"loss": [1.7], "val_loss": [1.6]}}
     training = {"recipe": "tiny", "seed": 7, "folds": [0, 1], "gate_held_out_fold": 1, "history": history}
-    training |= {"versions": {"numpy": "2"}, "python": "3", "gate_sounds": {"music": "3 excerpts, GPL"}}
+    training |= {
+        "held_out": {
+            split.name: sorted(protocols.held_out(clips, split, "speaker-folds"))
+            for split in protocols.splits(clips, "speaker-folds")
+        },
+        "test_corpora": [],
+        "test_share": 0.2,
+        "versions": {"numpy": "2"},
+        "python": "3",
+        "window_mflop": 1.5,
+        "gate_sounds": {"music": "3 excerpts, GPL"},
+    }
     data = ({"name": "EMO-DB", "licence": "none stated", "commercial_use": False},)
     draft = dataclasses.replace(tiny_bundle, name="tiny-folds", data=data, training=training)
     return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny-folds", draft, arrays, folds, "")
@@ -230,9 +242,7 @@ def models(bundle: Bundle) -> Iterator[dict[str, Model]]:
     """Its two fold models, loaded once for all tests: evaluate.fold_model gives these."""
     loaded = {str(fold): evaluate.fold_model(bundle, str(fold)) for fold in range(2)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            evaluate, "fold_model", lambda own, name: loaded[name] if own == bundle else FOLD_MODEL(own, name)
-        )
+        patch.setattr(measure, "fold_model", lambda own, name: loaded[name] if own == bundle else FOLD_MODEL(own, name))
         yield loaded
 
 

@@ -4,11 +4,12 @@ import librosa
 import numpy as np
 import pytest
 
-from batchser.features import extract, frames_inside, level_below_peak, remove_window_mean
+from batchser.features import centre, extract, frames_inside, level_below_peak
 from batchser.settings import FEATURE_NAMES, FeatureSettings
 
-TELEPHONE = FeatureSettings(names=FEATURE_NAMES)
+TELEPHONE = FeatureSettings(names=FEATURE_NAMES, centred=False)
 WIDEBAND = FeatureSettings(
+    centred=False,
     names=FEATURE_NAMES, rate_hz=22_050, fft_samples=2048, hop_samples=512, num_mels=128, mel_max_hz=11_025.0,
     num_contrast_bands=6,
 )  # fmt: skip
@@ -75,7 +76,7 @@ def test_batches_do_not_change_features(batch):
 
 def test_only_the_named_features_are_stacked_in_order():
     windows = speechlike(TELEPHONE, 2)
-    some = extract(windows, FeatureSettings(names=("tonnetz", "mel"))).stack
+    some = extract(windows, FeatureSettings(names=("tonnetz", "mel"), centred=False)).stack
     every = extract(windows, TELEPHONE).stack
     assert some.shape == (2, 184, 6 + 64)
     np.testing.assert_allclose(some[:, :, :6], every[:, :, -6:], atol=1e-6)
@@ -86,22 +87,39 @@ def test_level_and_colour_are_taken_out():
     windows = speechlike(settings, 2)
     frames = np.full(2, settings.num_frames, np.int32)
     quiet, loud = (extract(windows * gain, settings).mel_db for gain in (0.25, 4.0))
-    np.testing.assert_allclose(remove_window_mean(loud, frames), remove_window_mean(quiet, frames), atol=0.02)
+    np.testing.assert_allclose(centre(loud, frames, settings), centre(quiet, frames, settings), atol=0.02)
     np.testing.assert_allclose(level_below_peak(loud, frames, 80.0), level_below_peak(quiet, frames, 80.0), atol=1e-3)
 
 
-def test_padding_is_outside_every_mean():
+def test_padding_and_silence_are_outside_the_mean():
     settings = FeatureSettings()
     windows = speechlike(settings, 1)
-    num_samples = np.array([9000], np.int32)
     windows[:, 9000:] = 0
-    frames = frames_inside(num_samples, settings)
-    assert frames.tolist() == [1 + (9000 - 512) // 128]
+    tail, whole = (frames_inside(np.array([n], np.int32), settings) for n in (9000, 24_000))
+    assert tail.tolist() == [1 + (9000 - 512) // 128]
     mel_db = extract(windows, settings).mel_db
-    out = remove_window_mean(mel_db, frames)
-    np.testing.assert_allclose(out[0, : frames[0]].mean(axis=0), 0, atol=1e-4)
-    assert (out[0, frames[0] :] == 0).all()
-    assert (level_below_peak(mel_db, frames, 80.0)[0, frames[0] :] == -1).all()
+    out = centre(mel_db, tail, settings)
+    assert (out[0, tail[0] :] == out[0].min(axis=0)).all()  # padding is as silent as can be
+    # But for the frames over the edge, silence behind the speech changes nothing (a mean over all frames: 20 dB).
+    np.testing.assert_allclose(out[0, : tail[0]], centre(mel_db, whole, settings)[0, : tail[0]], atol=1.5)
+    assert (level_below_peak(mel_db, tail, 80.0)[0, tail[0] :] == -1).all()
+
+
+def test_a_noisy_lines_pauses_look_like_a_clean_ones():
+    settings = FeatureSettings()
+    windows = speechlike(settings, 1)
+    windows[:, 8000:16_000] = 0
+    hiss = 1e-4 * np.random.default_rng(0).standard_normal(windows.shape).astype(np.float32)
+    frames = np.full(1, settings.num_frames, np.int32)
+    clean, noisy = (centre(extract(w, settings).mel_db, frames, settings) for w in (windows, windows + hiss))
+    assert np.abs(clean - noisy)[0, 66:120].max() < 1
+    assert clean.min() >= settings.centred_min_db
+
+
+def test_a_window_without_a_frame_is_centred_to_silence():
+    settings = FeatureSettings()
+    out = centre(np.full((1, settings.num_frames, 64), -100, np.float32), np.zeros(1, np.int32), settings)
+    assert np.isfinite(out).all()
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 511, 512, 24_000])

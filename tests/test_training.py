@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from composed import make_calls, write_csv
-from conftest import LABELS, NEGATIVE, RATE_HZ, speechlike, write
+from conftest import LABELS, NEGATIVE, RATE_HZ, silence, speechlike, write
 
 import batchser
-from batchser.bundle import Bundle, open_bundle, read_weights
+from batchser import networks
+from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights
 from batchser.errors import ConfigError
-from batchser.records import MUSIC, NOISE, SILENCE, SPEECH, TONE
+from batchser.features import level_below_peak
+from batchser.records import KINDS, MUSIC, NOISE, SILENCE, SPEECH, TONE
+from batchser.scoring import Model, softmax
 from batchser.settings import FeatureSettings
-from batchser.training import evaluate
+from batchser.training import compose, evaluate, fits
 from batchser.training import train as training
+from batchser.training.augment.sounds import composed_music, generated_noise
 from batchser.training.corpora import find_audio
-from batchser.training.examples import GateSounds, emotion_window, gate_window, place
-from batchser.training.fit import Examples, fit_temperature, mask, mix
+from batchser.training.examples import GateSounds, emotion_window, gate_window, make_take, place
+from batchser.training.fit import Fitted, Start, Task, calibrate, draw_order, mask, mix, rounded
+from batchser.training.gate_lesson import gate_weights, split_music
+from batchser.training.protocols import Split
 from batchser.training.recipe import FitSettings, read_recipe
-from batchser.training.sounds import composed_music, generated_noise
+from batchser.training.start import open_base
 
 RECIPE = """
 name = "tiny"
@@ -46,11 +53,16 @@ name = "conv-dual-lstm"
 filters = [4, 4, 8]
 units = [4, 4]
 
+[windows]
+copies = 2
+
 [fit]
 epochs = 2
 batch_size = 16
-copies = 2
 frequency_mask = 4
+average_epochs = 2
+vote_share = 0.2
+balance = ["class"]
 
 [gate]
 voiced_probability = 0.05  # 240 windows make an unsure gate
@@ -64,7 +76,6 @@ filters = [16, 16, 16, 16]
 epochs = 8
 batch_size = 8
 learning_rate = 5e-3
-copies = 1
 label_smoothing = 0.0
 frequency_mask = 0
 time_mask = 0
@@ -122,7 +133,7 @@ class Run:
     bundle: Bundle
     first: list[str]
     second: list[str]
-    num_kept: int
+    kept: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -131,21 +142,26 @@ def run(data: Path, recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("out") / "tiny"
     first: list[str] = []
     second: list[str] = []
-    fit_emotion = training.fit_emotion
+    fit = fits.fit
 
-    def killed(recipe, training_set, folds, report, what):
-        if what == "shipped model":
-            raise KeyboardInterrupt
-        return fit_emotion(recipe, training_set, folds, report, what)
+    def killed(examples, task, report, state, start):
+        def tell(line: str) -> None:
+            report(line)
+            if task.name == "shipped" and line.startswith("epoch 1/"):
+                raise KeyboardInterrupt
+
+        return fit(examples, task, tell, state, start)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "fit_emotion", killed)
+        patch.setattr(fits, "fit", killed)
         with pytest.raises(KeyboardInterrupt):
-            training.train(recipe, data, out, first.append)
+            training.train(recipe, data, out, first.append, workers=1)
     assert not out.exists()
-    num_kept = len(list(out.with_name("tiny.work").iterdir()))
-    bundle = training.train(recipe, data, out, second.append, calls=[make_calls(out.parent / "calls")])
-    return Run(bundle, first, second, num_kept)
+    kept = sorted(path.name.split("-")[0] for path in out.with_name("tiny.work").iterdir())
+    calls = make_calls(out.parent / "calls")
+    options = evaluate.EvaluateOptions(("noise-20db",), clips_per_split=6)
+    bundle = training.train(recipe, data, out, second.append, [calls], workers=1, options=options)
+    return Run(bundle, first, second, kept)
 
 
 # -------------------------------------------------------------------------------------------------- a whole run
@@ -188,8 +204,9 @@ def test_its_card_names_licence_seed_data_and_scores(run):
 
 def test_evaluating_the_written_bundle_gives_the_scores_of_its_card(run, data):
     bundle = open_bundle(run.bundle.folder)
+    options = evaluate.EvaluateOptions(("noise-20db",), clips_per_split=6)
     again = evaluate.evaluate_bundle(
-        bundle, evaluate.read_clips(bundle, data).clips, [run.bundle.folder.parent / "calls"]
+        bundle, evaluate.read_clips(bundle, data).clips, [run.bundle.folder.parent / "calls"], options
     )
     assert_close(json.loads(json.dumps(again)), run.bundle.scores)
 
@@ -214,24 +231,42 @@ def test_the_bundle_scores_recordings(run, data):
     assert {f"p_{label}" for label in LABELS} <= set(table.columns)
 
 
-def test_a_killed_run_goes_on_from_its_finished_fits(run):
-    assert run.num_kept == 3  # the gate and two folds
+def test_a_killed_run_goes_on_from_its_windows_its_finished_fits_and_the_others_last_epoch(run):
+    assert run.kept == ["audio", "fit", "fit", "fit", "fit", "gate", "windows"]
     taken = [line.split(":")[0] for line in run.second if "taken from" in line]
-    assert taken == ["gate", "without-fold-0", "without-fold-1"]
-    assert not any("epoch" in line for line in run.second if not line.startswith("shipped model"))
-    uars = [[line for line in lines if ": UAR " in line] for lines in (run.first, run.second)]
-    assert uars[0] == uars[1] != []
+    assert taken == ["audio", "windows", "gate-windows", "gate", "0", "1"]
+    epochs = [line for line in run.second if "epoch" in line]
+    assert epochs[0] == "shipped: goes on after epoch 1 of 2"
+    assert [line.split(",")[0][:19] for line in epochs[1:]] == ["shipped: epoch 2/2:"]
     assert not run.bundle.folder.with_name("tiny.work").exists()
 
 
-def test_a_fold_model_carries_its_own_weights_and_the_shared_gate(run):
+def test_a_run_undisturbed_and_in_worker_processes_ends_in_the_same_weights(run, recipe, data, tmp_path):
+    bundle = training.train(recipe, data, tmp_path / "tiny", lambda line: None, workers=2)
+    for file in ("weights.npz", "folds.npz"):
+        ours, theirs = read_weights(bundle, file), read_weights(run.bundle, file)
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)
+
+
+def test_a_fold_model_carries_its_own_weights_and_scaler_and_the_shared_gate(run):
     own = read_weights(run.bundle)
     folds = read_weights(run.bundle, "folds.npz")
-    assert {name.split("/")[0] for name in folds} == {"0", "1", "temperature"}
+    assert {name.split("/")[0] for name in folds} == {"0", "1", "temperature", "scaler_mean", "scaler_std"}
     assert not np.array_equal(folds["0/000"], folds["1/000"])
+    assert not np.array_equal(folds["scaler_std/0"], folds["scaler_std/1"])
     assert not np.array_equal(folds["0/000"], own["emotion/000"])
     with pytest.raises(ConfigError, match=r"folds\.npz has no model of fold 7"):
         evaluate.fold_model(run.bundle, "7")
+
+
+def test_a_bundle_says_what_was_drawn_and_how_it_went(run):
+    training_of = run.bundle.training
+    assert set(training_of["history"]) == {"gate", "0", "1", "shipped"}
+    assert [len(curve) for curve in training_of["history"]["shipped"].values()] == [2, 2]
+    assert training_of["whole_recipe"]["fit"]["vote_share"] == 0.2
+    assert (training_of["protocol"], training_of["left_out"]) == ("speaker-folds", 0)
 
 
 def test_a_bundle_without_fold_models_cannot_be_evaluated(tiny_bundle):
@@ -239,50 +274,209 @@ def test_a_bundle_without_fold_models_cannot_be_evaluated(tiny_bundle):
         evaluate.fold_model(tiny_bundle, "0")
 
 
-def test_folds_without_clips_and_labels_not_named_are_told_at_once(recipe, data, tmp_path):
-    wrong = dataclasses.replace(recipe, folds=(0, 3), labels=LABELS[:5])
-    with pytest.raises(ConfigError) as raised:
-        training.train(wrong, data, tmp_path / "out", lambda line: None)
-    assert raised.value.faults == (
-        "recipe tiny: fold 3: no clip has it",
-        "recipe tiny: labels: the corpora also hold sad, which the recipe does not name",
-    )
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"labels": LABELS[:5]}, "labels: the corpora also hold sad, which the recipe does not name"),
+        ({"folds": (0, 3)}, "fold 3: no clip has it"),
+    ],
+)
+def test_folds_without_clips_and_labels_not_named_are_told_before_anything_starts(
+    recipe, data, tmp_path, changes, sentence
+):
+    with pytest.raises(ConfigError, match=sentence):
+        training.train(dataclasses.replace(recipe, **changes), data, tmp_path / "out", lambda line: None)
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changed", [{"seed": 6}, {"folds": (0,)}, {"labels": LABELS[::-1]}, {"data": "corrected"}])
-def test_a_kept_fit_is_not_taken_for_another_recipe_or_corpus(recipe, tmp_path, changed):
-    fitted = training.Fitted([np.arange(3, dtype=np.float32)], 1.25, {"loss": [1.0]})
+def test_a_kept_fit_is_not_taken_for_another_task(recipe, tmp_path, monkeypatch):
     runs = []
 
-    def fit() -> training.Fitted:
-        runs.append(1)
-        return fitted
+    def fit(examples, task, report, state, start):
+        runs.append(task.name)
+        one = np.ones(3, np.float32)
+        return Fitted([one], one, one, 1.25, {"loss": [1.0]})
 
-    def keep(data_key: str = "as it was", **values: object) -> training.Fitted:
-        kept = training.KeptFits(tmp_path, dataclasses.replace(recipe, **values), data_key, lambda line: None)
-        return kept.fit("shipped", training._EMOTION_KEYS, fit)
+    monkeypatch.setattr(fits, "fit", fit)
+    (tmp_path / "windows").mkdir()
+    np.save(tmp_path / "windows" / "inputs.npy", np.zeros((4, 1, 2, 2), np.float16))
+    rows, targets = np.arange(4), np.eye(4, 6, dtype=np.float32)
+    task = Task("0", rows[:3], rows[3:], recipe.network, 6, recipe.fit, 1)
 
-    keep()
-    again = keep()
-    assert len(runs) == 1
-    assert (again.weights[0].tolist(), again.temperature, again.history) == ([0, 1, 2], 1.25, {"loss": [1.0]})
-    if "data" in changed:
-        keep(data_key="corrected")
-    else:
-        keep(**changed)
-    assert len(runs) == 2
+    def take(task: Task, targets: np.ndarray = targets, start: Start | None = None) -> Fitted:
+        return fits.fit_or_take(task, tmp_path / "windows", targets, None, start, tmp_path, lambda line: None)
+
+    take(task)
+    again = take(task)
+    assert (again.weights[0].tolist(), again.temperature, again.history) == ([1, 1, 1], 1.25, {"loss": [1.0]})
+    assert runs == ["0"]
+    for changed in ({"seed": 2}, {"train": rows[:2]}, {"settings": recipe.gate_fit}, {"num_outputs": 5}):
+        take(dataclasses.replace(task, **changed))
+    take(task, targets[::-1])
+    take(task, start=Start("another", [], targets, targets, ()))
+    assert len(runs) == 7
 
 
 def test_excerpts_of_one_piece_stay_on_one_side(recipe, data):
     paths = find_audio(data / "music")
     assert [path.name for path in paths] == ["hymn-1.wav", "march-1.wav", "reel-1.wav", "waltz-1.wav", "waltz-2.wav"]
     for seed in range(8):
-        trained, held_out = training.split_music(paths, dataclasses.replace(recipe, seed=seed))
+        trained, held_out = split_music(paths, dataclasses.replace(recipe, seed=seed))
         assert sorted(trained + held_out) == paths
         pieces = [{path.stem[:-2] for path in side} for side in (trained, held_out)]
         assert not pieces[0] & pieces[1]
         assert [len(side) for side in pieces] == [2, 2]
+
+
+# ------------------------------------------------------------------------- protocols, and calls of one's own
+
+
+@pytest.fixture(scope="module")
+def own_calls(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two manifests of labelled recordings, three speakers each, and one recording in them that is silent."""
+    folder = tmp_path_factory.mktemp("own")
+    write(folder / "silent.wav", silence(1.0))
+    for name, speakers in (("support", range(3)), ("sales", range(3, 6))):
+        rows = [
+            {"path": str(path), "start_s": 0.0, "end_s": 1.0, "emotion": label, "speaker": speaker}
+            for speaker in speakers
+            for label in LABELS
+            for path in sorted((data / "CREMA-D").glob(f"{1000 + speaker}_*_{label[:3].upper()}_XX.*"))
+        ]
+        quiet = {"path": "silent.wav", "start_s": 0.0, "end_s": 1.0, "emotion": "sad", "speaker": "nobody"}
+        write_csv(folder / f"{name}.csv", [*rows, quiet] if name == "sales" else rows)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tested"), [("random", 14), ("random-leaky", 14), ("cross-corpus", 36), ("speaker-folds", 72)]
+)
+def test_every_protocol_trains_on_manifests_and_is_measured_again_the_same(
+    recipe, own_calls, tmp_path, protocol, tested
+):
+    quick = {"epochs": 1, "average_epochs": 0, "balance": ("class", "corpus")}
+    changes = {
+        "protocol": protocol, "corpora": ("support.csv", "sales.csv"), "gate_windows": 40,
+        "test_corpora": ("sales",) if protocol == "cross-corpus" else (),
+        "fit": dataclasses.replace(recipe.fit, **quick),
+        "gate_fit": dataclasses.replace(recipe.gate_fit, epochs=1),
+    }  # fmt: skip
+    lines: list[str] = []
+    bundle = training.train(
+        dataclasses.replace(recipe, **changes), own_calls, tmp_path / "own", lines.append, workers=1,
+        options=evaluate.EvaluateOptions(()),
+    )  # fmt: skip
+    assert any("1 clips are left out" in line and "silent" in line for line in lines)
+    clips = bundle.scores["clips"]
+    assert abs(clips["clips"] - tested) <= 2
+    assert bundle.scores["protocol"] == protocol
+    again = evaluate.evaluate_bundle(bundle, evaluate.read_clips(bundle, own_calls).clips)
+    assert_close(json.loads(json.dumps(again["clips"])), clips)
+
+
+def test_what_a_random_protocol_tests_on_lies_in_no_training_window(run, data):
+    clips = evaluate.read_clips(run.bundle, data).clips
+    neighbours = compose._pools(clips, frozenset({3, 8}))
+    beside = {k for rows in neighbours.values() for k in rows}
+    assert beside == set(range(72)) - {3, 8}
+
+
+def test_too_few_speakers_for_the_folds_are_told_with_the_remedy(recipe, own_calls, tmp_path):
+    few = dataclasses.replace(recipe, corpora=("support.csv",), folds=())
+    with pytest.raises(ConfigError, match=r"fewer speakers than 5 folds.*such as folds = \[0, 1\]"):
+        training.train(few, own_calls, tmp_path / "own", lambda line: None, workers=1)
+
+
+# --------------------------------------------------------------------------------- starting from another bundle
+
+
+@pytest.fixture(scope="module")
+def tuned(run, recipe, data, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle trained on for an epoch of steps that are next to nothing, with a label more."""
+    settings = dataclasses.replace(recipe.fit, epochs=1, average_epochs=0, learning_rate=1e-12, weight_decay=0.0)
+    labels = ("calm", *LABELS)
+    more = dataclasses.replace(recipe, labels=labels, fit=settings, start_from=str(run.bundle.folder))
+    return training.train(more, data, tmp_path_factory.mktemp("out") / "tuned", lambda line: None, workers=0)
+
+
+def test_a_fit_starts_where_the_other_bundle_ended_each_split_where_its_own_clips_were_not_heard(run, tuned):
+    for file, names in (("folds.npz", ("0", "1")), ("weights.npz", ("emotion",))):
+        ours, theirs = read_weights(tuned, file), read_weights(run.bundle, file)
+        for name in names:
+            kernel, bias = sorted(key for key in theirs if key.startswith(f"{name}/"))[-2:]
+            np.testing.assert_allclose(ours[f"{name}/000"], theirs[f"{name}/000"], atol=1e-5)
+            np.testing.assert_allclose(ours[kernel][:, 1:], theirs[kernel], atol=1e-3)  # the labels they share
+            assert ours[bias].shape == (7,)
+
+
+def test_what_the_other_bundle_was_calibrated_on_stays_for_that(run, tuned):
+    assert tuned.training["validation_speakers"] == run.bundle.training["validation_speakers"]
+    assert tuned.training["start_from"] == {"name": "tiny", "sha256": run.bundle.sha256}
+    assert "Training began with the networks of tiny" in " ".join((tuned.folder / "README.md").read_text().split())
+
+
+def test_data_behind_the_other_bundle_stay_named_with_their_licence(run, recipe):
+    base = open_base(dataclasses.replace(recipe, start_from=str(run.bundle.folder)))
+    assert base.data_besides(["CREMA-D"]) == []
+    assert base.data_besides(["own-calls.csv"]) == [{**run.bundle.data[0], "through": "tiny"}]
+
+
+def test_speakers_that_the_other_bundle_has_heard_are_no_test(run, recipe, data):
+    clips = evaluate.read_clips(run.bundle, data).clips
+    base = open_base(dataclasses.replace(recipe, start_from=str(run.bundle.folder)))
+    fold = np.array([k for k, clip in enumerate(clips) if clip.fold == 0])
+    assert base.model_for(clips, Split("0", fold[:0], fold), "speaker-folds") == "0"
+    for split, protocol in (
+        (Split("1", fold[:0], fold), "speaker-folds"),
+        (Split("0", fold[:0], fold), "random"),
+    ):
+        with pytest.raises(ConfigError, match="tests on 3 speakers that it has heard"):
+            base.model_for(clips, split, protocol)
+    elsewhere = [dataclasses.replace(clip, path=Path("other") / clip.path.name, start_s=1.0) for clip in clips]
+    with pytest.raises(ConfigError, match="tests on 3 speakers that it has heard"):
+        base.model_for(elsewhere, Split("1", fold[:0], fold), "speaker-folds")
+    strangers = [dataclasses.replace(clip, corpus="own") for clip in clips]
+    assert base.model_for(strangers, Split("1", fold[:0], fold), "speaker-folds") == "shipped"
+
+
+def test_whom_the_other_bundle_heard_is_known_over_generations(run, tuned):
+    assert set(run.bundle.training["heard"]) <= set(tuned.training["heard"])
+    assert len(tuned.training["heard"]) == 6
+    assert all(len(key) == 12 for key in tuned.training["heard"])  # keys, not names
+
+
+def test_clips_dealt_otherwise_than_in_training_are_not_evaluated(run, data):
+    clips = evaluate.read_clips(run.bundle, data).clips
+    shuffled = [dataclasses.replace(clip, fold=(int(clip.speaker) // 3) % 2) for clip in clips]
+    with pytest.raises(ConfigError, match=r"not dealt as in its training: split 0: \d speakers that its model"):
+        evaluate.bundle_splits(run.bundle, shuffled)
+
+
+def test_another_network_or_other_features_are_told_before_anything_starts(run, recipe):
+    other = dataclasses.replace(recipe, features=FeatureSettings(), start_from=str(run.bundle.folder))
+    with pytest.raises(ConfigError, match="features differ"):
+        open_base(other)
+
+
+def test_the_gate_works_on_levels_as_it_was_taught_on_scaled_ones(run, recipe):
+    settings, rng = recipe.features, np.random.default_rng(0)
+    mel_db = rng.uniform(-80, 0, (4, settings.num_frames, settings.num_mels)).astype(np.float32)
+    frames = np.full(4, settings.num_frames, np.int32)
+    std = np.linspace(0.3, 0.6, settings.num_mels, dtype=np.float32)
+    network = networks.build(
+        "gate-conv", settings.num_frames, settings.num_mels, len(KINDS), recipe.gate_network.options
+    )
+    fitted = Fitted(network.get_weights(), 0 * std, std, 1.0, {})
+    model = Model(run.bundle, read_weights(run.bundle) | gate_weights(fitted))
+    taught = network(level_below_peak(mel_db, frames, settings.top_db) / std, training=False)
+    np.testing.assert_allclose(model.gate(mel_db, frames), softmax(np.asarray(taught)), atol=1e-5)
+
+
+def test_rounded_weights_need_half_the_bits_and_keep_their_value():
+    values = np.random.default_rng(0).normal(0, 10.0 ** np.arange(-20, 20)).astype(np.float32)
+    np.testing.assert_allclose(rounded(values), values, rtol=1 / 4096)
+    assert not (rounded(values).view(np.uint32) & 0xFFF).any()
+    assert np.array_equal(rounded(rounded(values)), rounded(values))
 
 
 # ------------------------------------------------------------------------------------------------------ recipes
@@ -292,7 +486,7 @@ def test_the_carried_recipe_is_read_by_name():
     recipe = read_recipe("telephone-6")
     assert recipe.labels == LABELS
     assert recipe.features == FeatureSettings()
-    assert recipe.network.options["units"] == [64, 64]
+    assert recipe.protocol == "speaker-folds"
 
 
 def test_faults_of_a_recipe_are_told_all_at_once(tmp_path):
@@ -335,16 +529,59 @@ def test_an_unknown_recipe_is_told_with_those_that_exist(tmp_path):
         read_recipe(str(tmp_path / "none.toml"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ("kept_share = 75\n", "kept_share: received 75, expected a number of 0.01 to 1"),
+        ("[fit]\nepochs = 0\n[windows]\ncopies = 0\n", "fit.epochs: received 0"),  # all at once
+        (
+            "[fit]\nepochs = 0\n[windows]\ncopies = 0\n",
+            "windows.copies: received 0, expected a whole number of 1 or more",
+        ),
+        ("[windows]\ntails = 2.0\n", "windows.tails: received 2.0, expected a number of 0 to 1"),
+        ('[fit]\nepochs = "45"\n', "fit.epochs: received '45', expected a whole number of 1 or more"),
+        ("[fit]\nvote_share = true\n", "fit.vote_share: received True, expected a number of 0 to 1"),
+        ("[gate_fit]\nplateau_patience = 0\n", "gate_fit.plateau_patience: received 0"),
+    ],
+)
+def test_numbers_out_of_range_are_told_when_the_recipe_is_read(tmp_path, changes, sentence):
+    head = RECIPE[: RECIPE.index("[features]")]
+    (tmp_path / "odd.toml").write_text(head + changes)
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        read_recipe(str(tmp_path / "odd.toml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"fit": FitSettings(time_mask=200)}, r"fit\.time_mask: received 200, expected at most"),
+        ({"network": NetworkSpec("conv-dual-lstm", {"heads": 8})}, "does not take these options"),
+    ],
+)
+def test_what_does_not_fit_the_network_is_told_before_anything_starts(recipe, data, tmp_path, changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        training.train(dataclasses.replace(recipe, **changes), data, tmp_path / "out", lambda line: None, workers=1)
+    assert not list(tmp_path.iterdir())
+
+
 # ----------------------------------------------------------------------------------------------------- examples
 
 
 def test_emotion_windows_have_a_true_length_and_padding_behind_it():
     settings = FeatureSettings()
-    clip, other = speechlike(2.0, 1), speechlike(1.5, 2)
+    take, *others = (
+        make_take(np.concatenate([silence(0.5), speechlike(seconds, seed), silence(0.5)]), RATE_HZ)
+        for seed, seconds in ((1, 2.0), (2, 1.5), (3, 4.0))
+    )
+    assert 2.0 <= take.spoken.size / RATE_HZ <= 2.2
+
+    def neighbour(rng: np.random.Generator):
+        return others[int(rng.integers(len(others)))]
+
     lengths = []
     for seed in range(20):
-        window, length = emotion_window(np.random.default_rng(seed), clip, other, settings)
-        again, _ = emotion_window(np.random.default_rng(seed), clip, other, settings)
+        window, length = emotion_window(np.random.default_rng(seed), take, neighbour, settings)
+        again, _ = emotion_window(np.random.default_rng(seed), take, neighbour, settings)
         assert window.shape == (settings.window_samples,)
         assert window.dtype == np.float32
         assert np.isfinite(window).all()
@@ -394,16 +631,44 @@ def test_mixup_blends_inputs_and_targets_alike():
     np.testing.assert_allclose(mixed_x[:, 0, 0], mixed_y @ np.arange(8), atol=1e-5)
 
 
-def test_examples_are_taken_with_their_targets():
-    taken = Examples(np.arange(6, dtype=np.float16).reshape(3, 1, 2, 1), np.array([7, 8, 9])).take(np.array([2, 0]))
-    assert taken.inputs[:, 0, 0, 0].tolist() == [4, 0]
-    assert taken.targets.tolist() == [9, 7]
+def test_groups_are_drawn_equally_often():
+    groups = np.array([[0]] * 90 + [[1]] * 10, np.int32)
+    drawn = draw_order(np.random.default_rng(0), np.arange(100), groups)
+    assert len(drawn) == 100
+    assert 35 <= (drawn >= 90).sum() <= 65
+    assert sorted(draw_order(np.random.default_rng(0), np.arange(5, 9), None)) == [5, 6, 7, 8]
 
 
-def test_the_temperature_undoes_overconfidence():
+def test_two_kinds_of_groups_are_balanced_at_once_though_one_label_is_in_one_corpus_only():
+    corpus = np.repeat([0, 1], [9000, 1000])
+    label = np.where(corpus == 0, np.arange(10_000) % 3, np.arange(10_000) % 4)  # label 3: corpus 1 alone
+    drawn = draw_order(np.random.default_rng(0), np.arange(10_000), np.stack([label, corpus], axis=1))
+    np.testing.assert_allclose(np.bincount(label[drawn]) / 10_000, 1 / 4, atol=0.02)
+    np.testing.assert_allclose(np.bincount(corpus[drawn]) / 10_000, 1 / 2, atol=0.02)
+
+
+def test_calibration_undoes_overconfidence_and_a_label_said_too_often():
     rng = np.random.default_rng(0)
-    logits = rng.standard_normal((4000, 4))
+    logits = rng.standard_normal((6000, 4))
     odds = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    truth = (rng.random((4000, 1)) > odds.cumsum(axis=1)).sum(axis=1)
-    assert fit_temperature((3 * logits).astype(np.float32), truth) == pytest.approx(3, rel=0.1)
-    assert fit_temperature(logits.astype(np.float32), truth) == pytest.approx(1, rel=0.1)
+    truth = (rng.random((6000, 1)) > odds.cumsum(axis=1)).sum(axis=1)
+    temperature, offsets = calibrate((3 * logits + [3, 0, 0, 0]).astype(np.float32), truth)
+    assert temperature == pytest.approx(3, rel=0.1)
+    np.testing.assert_allclose(offsets - offsets[1:].mean(), [-1, 0, 0, 0], atol=0.15)
+
+
+def test_calibration_leaves_a_label_that_it_has_no_examples_of_as_it_is():
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((600, 4)).astype(np.float32)
+    _, offsets = calibrate(logits, logits[:, :3].argmax(axis=1))
+    assert offsets[3] == 0
+
+
+def test_calibration_of_chunks_is_a_temperature_alone():
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal((200, 30, 3))
+    odds = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    truth = (rng.random((200, 30, 1)) > odds.cumsum(axis=2)).sum(axis=2)
+    temperature, offsets = calibrate((2 * logits).astype(np.float32), truth)
+    assert temperature == pytest.approx(2, rel=0.1)
+    assert not offsets.any()

@@ -7,7 +7,7 @@ tones and noise, for the gate.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,41 +16,102 @@ import numpy as np
 from batchser.records import MUSIC, NOISE, SILENCE, SPEECH, TONE, FloatArray, KindArray
 from batchser.settings import FeatureSettings
 from batchser.training import augment
-from batchser.training.sounds import composed_music, generated_noise, tone
+from batchser.training.augment import AugmentSettings, Sounds
+from batchser.training.augment.sounds import composed_music, generated_noise, tone
+from batchser.training.recipe import WindowSettings
 
 _SPEEDS: Final = (0.9, 1.0, 1.1)
-_VISIBLE_PART: Final = 0.6  # at least so much of the clip (or of the window) is inside
-_TAILS: Final = 0.3  # so many windows end early, as a recording's last one does
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """One clip to cut windows from: ``whole`` as it was recorded, ``spoken`` without its silent ends, float32 (n,)."""
+
+    whole: FloatArray
+    spoken: FloatArray
+
+
+def make_take(samples: FloatArray, rate_hz: int) -> Take:
+    """Find where a clip (n,) is spoken: within 26 dB of its loudest 30 ms, 50 ms more on either side."""
+    width = max(1, int(0.03 * rate_hz))
+    power = np.convolve(samples**2, np.ones(width, np.float32) / width, "same")[: samples.size]
+    loud = np.flatnonzero(power > 10**-2.6 * power.max(initial=0.0))
+    if not loud.size:
+        return Take(samples, samples)
+    margin = int(0.05 * rate_hz)
+    return Take(samples, samples[max(0, int(loud[0]) - margin) : int(loud[-1]) + margin])
 
 
 def emotion_window(
-    rng: np.random.Generator, clip: FloatArray, neighbour: FloatArray | None, settings: FeatureSettings
+    rng: np.random.Generator,
+    take: Take,
+    neighbour: Callable[[np.random.Generator], Take] | None,
+    settings: FeatureSettings,
+    windows: WindowSettings | None = None,
+    lines: AugmentSettings | None = None,
+    sounds: Sounds | None = None,
 ) -> tuple[FloatArray, int]:
-    """One window around a clip, float32 (window_samples,), and its true length: random speed, cut, neighbour, line.
+    """Cut one window with a clip in it, as the job would from a call that holds it, and send it down a line.
 
-    ``neighbour`` is another clip of the same speaker and emotion, or None; it sounds before or after the clip
-    half of the time, as a turn goes on over the edges of a window. A tail is padded with zeros.
+    Parameters
+    ----------
+    take : the clip
+    neighbour : draws a clip of the same speaker and emotion, which may sound before or after it as a turn goes on;
+        None where there is no other
+    settings : the window's length and rate
+    windows, lines, sounds : how windows are cut and what may happen to them; the recipe's
+
+    Returns
+    -------
+    samples : float32 (window_samples,), a tail padded with zeros
+    length : its true length in samples
     """
-    size = settings.window_samples
-    speed = float(rng.choice(_SPEEDS))
-    voice = augment.change_speed(clip, speed)
-    n = voice.size
-    hidden = int((1 - _VISIBLE_PART) * min(n, size))
-    start = int(rng.integers(min(0, size - n) - hidden, max(0, size - n) + hidden + 1))
-    line = np.zeros(size, np.float32)
-    place(line, start, voice)
-    if neighbour is not None and rng.random() < 0.5:
-        other = augment.change_speed(neighbour, speed)
-        gap = int(rng.uniform(0.05, 0.5) * settings.rate_hz)
-        place(line, start + n + gap if rng.random() < 0.5 else start - gap - other.size, other)
+    windows, lines = windows or WindowSettings(), lines or AugmentSettings()
+    rate_hz, size = settings.rate_hz, settings.window_samples
+    voice = augment.draw_voice(rng, lines)
+    if rng.random() < windows.whole_clips:
+        line, end = _whole_clip(rng, voice.change(take.whole, rate_hz), size)
+    else:
+        line, end = _moment_of_turn(rng, take, neighbour, voice, settings, windows)
     line = augment.scale_to(line, rng.uniform(-32, -20))
     length = size
-    if rng.random() < _TAILS:
-        shortest = min(size, max(start + n, settings.rate_hz))
-        length = int(rng.integers(shortest, size + 1))
-    line[:length] = augment.telephone(rng, line[:length], settings.rate_hz)
+    if rng.random() < windows.tails:
+        length = int(rng.integers(min(size, max(end, rate_hz)), size + 1))
+    line[:length] = augment.telephone(rng, line[:length], rate_hz, lines, sounds)
     line[length:] = 0.0
     return line, length
+
+
+def _whole_clip(rng: np.random.Generator, clip: FloatArray, size: int) -> tuple[FloatArray, int]:
+    """Put a clip from its beginning on, or anywhere that holds it (a long one: any part), into (size,); and its end."""
+    room = size - clip.size
+    start = 0 if rng.random() < 0.5 else int(rng.integers(min(0, room), max(0, room) + 1))
+    line = np.zeros(size, np.float32)
+    place(line, start, clip)
+    return line, min(size, start + clip.size)
+
+
+def _moment_of_turn(
+    rng: np.random.Generator,
+    take: Take,
+    neighbour: Callable[[np.random.Generator], Take] | None,
+    voice: augment.Voice,
+    settings: FeatureSettings,
+    windows: WindowSettings,
+) -> tuple[FloatArray, int]:
+    """A clip cut by the window's edge or not, others before and after it; and where the clip ends."""
+    size, rate_hz = settings.window_samples, settings.rate_hz
+    clip = voice.change(take.spoken, rate_hz)
+    hidden = int((1 - windows.least_visible) * min(clip.size, size))
+    start = int(rng.integers(min(0, size - clip.size) - hidden, max(0, size - clip.size) + hidden + 1))
+    line = np.zeros(size, np.float32)
+    place(line, start, clip)
+    for before in (True, False):
+        if neighbour and rng.random() < windows.neighbours:
+            other = voice.change(neighbour(rng).spoken, rate_hz)
+            gap = int(rng.uniform(*windows.gap_s) * rate_hz)
+            place(line, start - gap - other.size if before else start + clip.size + gap, other)
+    return line, min(size, start + clip.size)
 
 
 def place(line: FloatArray, start: int, sound: FloatArray) -> None:
@@ -70,7 +131,11 @@ class GateSounds:
 
 
 def gate_window(
-    rng: np.random.Generator, sounds: GateSounds, settings: FeatureSettings, num_chunks: int
+    rng: np.random.Generator,
+    sounds: GateSounds,
+    settings: FeatureSettings,
+    num_chunks: int,
+    lines: AugmentSettings | None = None,
 ) -> tuple[FloatArray, KindArray]:
     """One window with a timeline of kinds: float32 (window_samples,), and each chunk's kind, int8 (num_chunks,).
 
@@ -86,7 +151,7 @@ def gate_window(
         sound = _SOURCES[kind](rng, sounds, end - first, settings.rate_hz)
         line[first:end] = sound
         kinds[first:end][_active(sound, settings.rate_hz)] = kind
-    line = augment.telephone(rng, line, settings.rate_hz)
+    line = augment.telephone(rng, line, settings.rate_hz, lines)
     middles = ((np.arange(num_chunks) + 0.5) * size / num_chunks).astype(int)
     return line, kinds[middles]
 
@@ -117,7 +182,7 @@ def _speech(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate
 def _music(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate_hz: int) -> FloatArray:
     """An excerpt two times in three, else music made by code."""
     if sounds.music and rng.random() < 2 / 3:
-        music = _excerpt(rng, sounds.music, num_samples)
+        music = _sped_excerpt(rng, sounds.music, num_samples)
     else:
         music = composed_music(rng, num_samples, rate_hz)
     return augment.scale_to(music, rng.uniform(-32, -15))
@@ -125,13 +190,13 @@ def _music(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate_
 
 def _noise(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate_hz: int) -> FloatArray:
     if sounds.noise and rng.random() < 0.5:
-        noise = _excerpt(rng, sounds.noise, num_samples)
+        noise = _sped_excerpt(rng, sounds.noise, num_samples)
     else:
         noise = generated_noise(rng, num_samples, rate_hz)
     return augment.scale_to(noise, rng.uniform(-34, -15))
 
 
-def _excerpt(rng: np.random.Generator, pool: Sequence[FloatArray], num_samples: int) -> FloatArray:
+def _sped_excerpt(rng: np.random.Generator, pool: Sequence[FloatArray], num_samples: int) -> FloatArray:
     """``num_samples`` from a random place of a random sound at a random speed, repeated where it is too short."""
     sound = pool[int(rng.integers(len(pool)))]
     factor = float(rng.choice([0.85, 0.93, 1.0, 1.08, 1.17]))

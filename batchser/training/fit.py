@@ -1,9 +1,16 @@
-"""Fitting: training windows → weights. Everything random comes from one seed."""
+"""Fitting: training windows → weights. Everything random comes from one seed, and a killed fit goes on where it was.
+
+A fit's state (weights, optimizer, curves, epoch) is written to a file after every epoch; what is drawn in an epoch
+depends on the seed and the epoch's number alone, so a fit that was killed ends as one that was not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,154 +20,372 @@ from batchser import networks
 from batchser.bundle import NetworkSpec
 from batchser.records import FloatArray, IntArray
 from batchser.scoring import inference, softmax
+from batchser.settings import has_fast_bfloat16
 from batchser.training.recipe import FitSettings
 
 if TYPE_CHECKING:
     import keras
 
+    from batchser.scoring import Network
+
 Report = Callable[[str], None]
 _MASKS: Final = 2  # SpecAugment masks of each kind
 _WARM_UP_STEPS: Final = 200
 _INFERENCE_BATCH: Final = 256
+_VALIDATION_COPIES: Final = 2
+_SCALER_CLIPS: Final = 500
+_RAKINGS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
     """Training windows ready for a network.
 
-    ``inputs`` is float16 (n, copies, T, F): the copies of an example are drawn from in turn, one an epoch.
-    ``targets`` is int (n,) for one label a window, or (n, copies, chunks) for one label a chunk.
+    ``inputs`` is float16 (n, copies, T, F), often a file mapped into memory: the copies of an example are drawn from in
+    turn, one an epoch. ``targets`` is float32 (n, L), probabilities of the labels, or int (n, copies, chunks) for one
+    label a chunk. ``groups`` is int (n, g): the groups that are drawn equally often (``FitSettings.balance``).
     """
 
     inputs: npt.NDArray[np.float16]
-    targets: IntArray
+    targets: FloatArray | IntArray
+    groups: IntArray | None = None
 
-    def take(self, rows: IntArray) -> Examples:
-        """Keep some examples only."""
-        return Examples(self.inputs[rows], self.targets[rows])
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One fit: which examples of the whole train and which validate, and what is fitted to them.
+
+    Early stopping and calibration look at ``valid``; take other speakers for it where that matters. ``scaled`` says
+    whether features have their mean taken out as well as being divided by their deviation.
+    """
+
+    name: str
+    train: IntArray
+    valid: IntArray
+    network: NetworkSpec
+    num_outputs: int
+    settings: FitSettings
+    seed: int
+    scaled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a fit starts from other than chance: another network of the same build, with its scaler.
+
+    ``columns`` has for each label of the new network its place among the other's labels, −1 where that has none: the
+    last layer starts with the columns of the labels they share. ``key`` stands for all of it.
+    """
+
+    key: str
+    weights: list[FloatArray]
+    mean: FloatArray
+    std: FloatArray
+    columns: tuple[int, ...]
+
+    def weights_for(self, network: keras.Model) -> list[FloatArray]:
+        """Give the weights for ``network``, in Keras's order; labels that are new keep its own."""
+        fresh = [np.array(w) for w in network.get_weights()]
+        known = [k for k, column in enumerate(self.columns) if column >= 0]
+        taken = [self.columns[k] for k in known]
+        for own, other in zip(fresh[-2:], self.weights[-2:], strict=True):  # the last layer's kernel and bias
+            own[..., known] = other[..., taken]
+        return [*self.weights[:-2], *fresh[-2:]]
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fitted network's weights, in Keras's order, its temperature, and its curves."""
+    """A fitted network: weights in Keras's order, its scaler float32 (F,), its temperature, and its curves."""
 
     weights: list[FloatArray]
+    mean: FloatArray
+    std: FloatArray
     temperature: float
     history: dict[str, list[float]]
 
 
 def fit(
-    train: Examples,
-    valid: Examples,
-    spec: NetworkSpec,
-    num_outputs: int,
-    settings: FitSettings,
-    seed: int,
-    report: Report,
+    examples: Examples, task: Task, report: Report, state: Path | None = None, start: Start | None = None
 ) -> Fitted:
-    """Fit a network with early stopping, then its temperature on the validation examples (Guo et al. 2017).
+    """Fit a network with early stopping, then calibrate it on the validation examples.
 
     Parameters
     ----------
-    train, valid : early stopping and temperature look at ``valid``; take other speakers for it where that matters
-    spec, num_outputs : the network
-    settings : the recipe's ``fit`` or ``gate_fit``
-    seed : every random choice, initial weights included
+    examples, task : the windows, and which of them are for what
     report : takes a line of progress an epoch
+    state : the file that the fit's state is kept in after every epoch, and taken from where it is there
+    start : weights to start from, of a network of the same build
 
     Returns
     -------
-    Fitted : the weights of the epoch with the lowest validation loss
+    Fitted : the weights of the epoch with the lowest validation loss, or the mean of the last ones where that is
+        lower
     """
     import keras
 
-    keras.utils.set_random_seed(seed)
-    _, _, num_frames, num_features = train.inputs.shape
-    network = networks.build(spec.name, num_frames, num_features, num_outputs, spec.options)
-    batches = _batches(train, num_outputs, settings, seed)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        1e-5,
-        max(1, len(batches) * settings.epochs - _WARM_UP_STEPS),
-        alpha=0.02,
-        warmup_target=settings.learning_rate,
-        warmup_steps=_WARM_UP_STEPS,
-    )
-    network.compile(
-        optimizer=keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay, clipnorm=1.0),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-    )
-    inputs = np.ascontiguousarray(valid.inputs[:, 0], np.float32)
-    targets = valid.targets if valid.targets.ndim == 1 else valid.targets[:, 0]
-    stopper = keras.callbacks.EarlyStopping("val_loss", patience=settings.patience, restore_best_weights=True)
-    history = network.fit(
-        batches,
-        validation_data=(inputs, np.eye(num_outputs, dtype=np.float32)[targets]),
-        validation_batch_size=_INFERENCE_BATCH,
-        epochs=settings.epochs,
-        verbose=0,
-        callbacks=[stopper, _reporter(settings.epochs, report)],
-    )
-    logits = predict(network, inputs)
-    curves = {name: [float(value) for value in values] for name, values in history.history.items()}
-    return Fitted([np.asarray(w) for w in network.get_weights()], fit_temperature(logits, targets), curves)
+    settings = task.settings
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(_policy(settings.precision))
+    try:
+        keras.utils.set_random_seed(task.seed)
+        _, _, num_frames, num_features = examples.inputs.shape
+        network = networks.build(task.network.name, num_frames, num_features, task.num_outputs, task.network.options)
+        steps = max(1, len(task.train) // settings.batch_size)
+        network.compile(
+            optimizer=keras.optimizers.AdamW(
+                _learning_rate(settings, steps), weight_decay=settings.weight_decay, clipnorm=1.0
+            ),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+            jit_compile=False,  # XLA took twice as long a step on a CPU, and a minute to compile
+        )
+        network.optimizer.build(network.trainable_variables)
+        run = _Fit(network, examples, task, steps, start)
+        return _fitted(run, report, state)
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
-def predict(network: keras.Model, inputs: FloatArray) -> FloatArray:
-    """Logits of many inputs, (n, T, F) → (n, …), in batches."""
-    function = inference(network, *inputs.shape[1:])
-    starts = range(0, len(inputs), _INFERENCE_BATCH)
-    return np.concatenate([np.asarray(function(inputs[k : k + _INFERENCE_BATCH])) for k in starts])
+def _policy(precision: str) -> str:
+    fast = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
+    return "mixed_bfloat16" if fast else "float32"
 
 
-def fit_temperature(logits: FloatArray, targets: IntArray) -> float:
-    """Find the temperature that gives held-out examples their highest likelihood, by a search over 0.3 to 5."""
-    flat, truth = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    rows = np.arange(len(truth))
-
-    def loss(temperature: float) -> float:
-        return float(-np.log(softmax(flat / np.float32(temperature))[rows, truth] + 1e-12).mean())
-
-    return float(min(np.geomspace(0.3, 5.0, 141), key=loss))
-
-
-def _reporter(epochs: int, report: Report) -> Any:
+def _learning_rate(settings: FitSettings, steps: int) -> Any:
+    """A schedule of Keras for cosine, else the number itself, which ``_Fit`` halves on a plateau."""
     import keras
 
-    def tell(epoch: int, logs: dict[str, float]) -> None:
-        report(f"epoch {epoch + 1}/{epochs}: loss {logs['loss']:.3f}, validation loss {logs['val_loss']:.3f}")
+    if settings.schedule != "cosine":
+        return settings.learning_rate
+    warm_up = min(_WARM_UP_STEPS, steps * settings.epochs // 4)
+    return keras.optimizers.schedules.CosineDecay(
+        1e-5, max(1, steps * settings.epochs - warm_up), alpha=0.02,
+        warmup_target=settings.learning_rate, warmup_steps=warm_up,
+    )  # fmt: skip
 
-    return keras.callbacks.LambdaCallback(on_epoch_end=tell)
+
+def _fitted(run: _Fit, report: Report, state: Path | None) -> Fitted:
+    """Run the epochs that are left, pick the weights and calibrate them."""
+    settings = run.task.settings
+    if state is not None and state.is_file():
+        run.load(state)
+        report(f"goes on after epoch {run.epoch} of {settings.epochs}")
+    started, first = time.monotonic(), run.epoch
+    while run.epoch < settings.epochs and run.epochs_since_best < settings.patience:
+        loss, valid_loss = run.run_epoch()
+        if state is not None:
+            run.save(state)
+        left_s = (time.monotonic() - started) / (run.epoch - first) * (settings.epochs - run.epoch)
+        report(
+            f"epoch {run.epoch}/{settings.epochs}: loss {loss:.3f}, validation loss {valid_loss:.3f}, "
+            f"at most {left_s / 60:.1f} min left"
+        )
+    return run.finish()
 
 
-def _batches(train: Examples, num_outputs: int, settings: FitSettings, seed: int) -> Sequence[Any]:
-    """Batches for Keras: a new order, new copies, masks and mixtures every epoch."""
-    import keras
+@dataclass(slots=True)
+class _Fit:
+    """A fit on its way, epoch by epoch."""
 
-    class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no stubs
-        def __init__(self) -> None:
-            super().__init__()
-            self._rng = np.random.default_rng([seed, 1])
-            self.on_epoch_end()
+    network: keras.Model
+    examples: Examples
+    task: Task
+    steps: int
+    start: Start | None = None
+    epoch: int = 0
+    best_loss: float = float("inf")
+    epochs_since_best: int = 0
+    best: list[FloatArray] = field(default_factory=list)
+    last: list[list[FloatArray]] = field(default_factory=list)
+    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "val_loss": []})
+    mean: FloatArray = field(init=False)
+    std: FloatArray = field(init=False)
+    score: Network = field(init=False)
 
-        def __len__(self) -> int:
-            return max(1, len(train.inputs) // settings.batch_size)
+    def __post_init__(self) -> None:
+        """Find the scaler on training examples alone, or take the one of the start."""
+        if self.start is not None:
+            self.network.set_weights(self.start.weights_for(self.network))
+        rng = np.random.default_rng([self.task.seed, 4])
+        some = np.sort(rng.choice(self.task.train, min(_SCALER_CLIPS, len(self.task.train)), replace=False))
+        values = np.asarray(self.examples.inputs[some, 0], np.float32).reshape(-1, self.examples.inputs.shape[-1])
+        self.mean = (values.mean(axis=0) if self.task.scaled else np.zeros(values.shape[1])).astype(np.float32)
+        self.std = np.maximum(values.std(axis=0), 1e-3).astype(np.float32)
+        if self.start is not None:
+            self.mean, self.std = self.start.mean, self.start.std
+        self.score = inference(self.network, *self.examples.inputs.shape[2:])
 
-        def on_epoch_end(self) -> None:
-            self._order = self._rng.permutation(len(train.inputs))
+    def _examples(self, rows: IntArray, copies: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Scaled inputs float32 (B, T, F) and target probabilities float32 (B, [chunks,] outputs)."""
+        x = (self.examples.inputs[rows, copies].astype(np.float32) - self.mean) / self.std
+        targets = self.examples.targets
+        if targets.ndim == 2:
+            return x, np.asarray(targets[rows], np.float32)
+        return x, np.eye(self.task.num_outputs, dtype=np.float32)[targets[rows, copies]]
 
-        def __getitem__(self, k: int) -> tuple[FloatArray, FloatArray]:
-            rows = self._order[k * settings.batch_size : (k + 1) * settings.batch_size]
-            copies = self._rng.integers(0, train.inputs.shape[1], len(rows))
-            x = train.inputs[rows, copies].astype(np.float32)
-            labels = train.targets[rows] if train.targets.ndim == 1 else train.targets[rows, copies]
-            y = np.eye(num_outputs, dtype=np.float32)[labels]
-            mask(self._rng, x, settings)
+    def run_epoch(self) -> tuple[float, float]:
+        """Train one epoch and look at the validation examples: mean training loss, validation loss."""
+        settings = self.task.settings
+        rng = np.random.default_rng([self.task.seed, 1, self.epoch])
+        order = draw_order(rng, self.task.train, self.examples.groups)
+        losses = []
+        for k in range(self.steps):
+            rows = order[k * settings.batch_size : (k + 1) * settings.batch_size]
+            x, y = self._examples(rows, rng.integers(0, self.examples.inputs.shape[1], len(rows)))
+            mask(rng, x, settings)
             if settings.mixup:
-                x, y = mix(self._rng, x, y, settings.mixup)
-            return x, y * (1 - settings.label_smoothing) + settings.label_smoothing / num_outputs
+                x, y = mix(rng, x, y, settings.mixup)
+            y = y * (1 - settings.label_smoothing) + settings.label_smoothing / self.task.num_outputs
+            losses.append(float(self.network.train_on_batch(x, y)))
+        loss, valid_loss = float(np.mean(losses)), self._valid_loss()
+        self.epoch += 1
+        self._note(loss, valid_loss)
+        return loss, valid_loss
 
-    batches: Sequence[Any] = Batches()
-    return batches
+    def _validate(self) -> tuple[FloatArray, FloatArray]:
+        """Logits float32 (m, [chunks,] L) and targets of the validation examples, some copies of each."""
+        copies = min(_VALIDATION_COPIES, self.examples.inputs.shape[1])
+        rows, taken = np.repeat(self.task.valid, copies), np.tile(np.arange(copies), len(self.task.valid))
+        logits, targets = [], []
+        for k in range(0, len(rows), _INFERENCE_BATCH):
+            part = slice(k, k + _INFERENCE_BATCH)
+            x, y = self._examples(rows[part], taken[part])
+            logits.append(np.asarray(self.score(x), np.float32))
+            targets.append(y)
+        return np.concatenate(logits), np.concatenate(targets)
+
+    def _valid_loss(self) -> float:
+        logits, targets = self._validate()
+        return float(-(targets * np.log(softmax(logits) + 1e-9)).sum(axis=-1).mean())
+
+    def _note(self, loss: float, valid_loss: float) -> None:
+        settings = self.task.settings
+        self.history["loss"].append(loss)
+        self.history["val_loss"].append(valid_loss)
+        weights = [np.asarray(w) for w in self.network.get_weights()]
+        if valid_loss < self.best_loss:
+            self.best_loss, self.best, self.epochs_since_best = valid_loss, weights, 0
+        else:
+            self.epochs_since_best += 1
+        if settings.average_epochs:
+            self.last = [*self.last, weights][-settings.average_epochs :]
+        if (
+            settings.schedule == "plateau"
+            and self.epochs_since_best
+            and self.epochs_since_best % settings.plateau_patience == 0
+        ):
+            self.network.optimizer.learning_rate = float(self.network.optimizer.learning_rate.numpy()) / 2
+
+    def save(self, path: Path) -> None:
+        """Write the whole state beside ``path`` and move it there: plain arrays, no pickles."""
+        arrays = {f"variable/{k:04d}": np.asarray(v) for k, v in enumerate(self._variables())}
+        arrays |= {f"best/{k:04d}": w for k, w in enumerate(self.best)}
+        arrays |= {f"last/{e:04d}/{k:04d}": w for e, each in enumerate(self.last) for k, w in enumerate(each)}
+        about = {
+            "epoch": self.epoch,
+            "best_loss": self.best_loss,
+            "epochs_since_best": self.epochs_since_best,
+            "history": self.history,
+            "last": len(self.last),
+        }
+        beside = path.with_suffix(".part.npz")
+        np.savez(beside, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]  # as in bundle.py
+        beside.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Take up a state that ``save`` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            for k, variable in enumerate(self._variables()):
+                variable.assign(file[f"variable/{k:04d}"])
+            self.best = [file[name] for name in sorted(file.files) if name.startswith("best/")]
+            self.last = [
+                [file[name] for name in sorted(file.files) if name.startswith(f"last/{e:04d}/")]
+                for e in range(about["last"])
+            ]
+        self.epoch, self.best_loss = about["epoch"], about["best_loss"]
+        self.epochs_since_best, self.history = about["epochs_since_best"], about["history"]
+
+    def _variables(self) -> list[Any]:
+        """All that training changes: weights, the dropouts' seeds, and the optimizer's moments and step."""
+        seeds = [v for v in self.network.non_trainable_variables if "seed" in v.path]
+        return [*self.network.weights, *seeds, *self.network.optimizer.variables]
+
+    def finish(self) -> Fitted:
+        """Pick the best weights, round them and calibrate them on the validation examples."""
+        if self.last:
+            self.network.set_weights([np.mean(each, axis=0) for each in zip(*self.last, strict=True)])
+        if not self.last or self._valid_loss() > self.best_loss:
+            self.network.set_weights(self.best)
+        self.network.set_weights([rounded(np.asarray(w, np.float32)) for w in self.network.get_weights()])
+        logits, targets = self._validate()
+        temperature, offsets = calibrate(logits, targets.argmax(axis=-1))
+        # (z + o·T) / T = z / T + o: the offsets become part of the last layer's bias.
+        bias = self.network.get_layer("logits").bias
+        bias.assign_add((offsets * temperature).astype(np.float32))
+        weights = [np.asarray(w, np.float32) for w in self.network.get_weights()]
+        return Fitted(weights, self.mean, self.std, temperature, self.history)
+
+
+def rounded(weights: FloatArray) -> FloatArray:
+    """Round float32 to 11 bits of mantissa (1 part in 4,096): no score changes, and bundles need half the bytes."""
+    bits = np.ascontiguousarray(weights).view(np.uint32)
+    return ((bits + np.uint32(0x800)) & np.uint32(0xFFFFF000)).view(np.float32)
+
+
+def calibrate(logits: FloatArray, truth: IntArray) -> tuple[float, FloatArray]:
+    """Find the temperature and the offset of each label that make held-out truth likeliest.
+
+    Bias-corrected temperature scaling (Alexandari et al. 2020), every label counting the same, however many examples it
+    has: training windows and whole recordings are not alike, and a label would be said too often or too seldom. The
+    temperature lies within 0.3 to 5. Chunks (logits of three axes) get a temperature alone.
+
+    Parameters
+    ----------
+    logits : float32 (n, L) or (n, chunks, L)
+    truth : int (n,) or (n, chunks)
+
+    Returns
+    -------
+    temperature : float
+    offsets : float32 (L,), to be added to logits / temperature
+    """
+    import scipy.optimize
+
+    size = logits.shape[-1]
+    flat, rows = logits.reshape(-1, size).astype(np.float64), truth.reshape(-1)
+    counts = np.bincount(rows, minlength=size)
+    with_offsets = logits.ndim == 2
+    weights = 1 / np.maximum(counts, 1)[rows] if with_offsets else np.ones(len(rows))
+    weights /= weights.sum()
+
+    def loss(at: npt.NDArray[np.float64]) -> float:
+        scores = flat / np.exp(at[0]) + (at[1:] if with_offsets else 0.0)
+        scores = scores - scores.max(axis=1, keepdims=True)
+        likely = scores[np.arange(len(rows)), rows] - np.log(np.exp(scores).sum(axis=1))
+        return float(-(weights * likely).sum() + 1e-3 * np.square(at[1:]).sum())
+
+    start = np.zeros(1 + size if with_offsets else 1)
+    # Nothing can be said of a label without examples: its offset stays 0.
+    offset_bounds = [(-3.0, 3.0) if count else (0.0, 0.0) for count in counts] if with_offsets else []
+    bounds = [(np.log(0.3), np.log(5.0)), *offset_bounds]
+    found = scipy.optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
+    offsets = found[1:] if with_offsets else np.zeros(size)
+    return float(np.exp(found[0])), offsets.astype(np.float32)
+
+
+def draw_order(rng: np.random.Generator, rows: IntArray, groups: IntArray | None) -> IntArray:
+    """One epoch's examples: every row once in a new order, or as many draws that take each group equally often.
+
+    ``groups`` int (n, g), over all examples, has a column for each kind of group. Chances are raked (Deming and Stephan
+    1940) until the groups of every kind come up equally often, as far as the examples allow it.
+    """
+    if groups is None:
+        return rng.permutation(rows)
+    chances = np.full(len(rows), 1 / len(rows))
+    for _ in range(_RAKINGS):
+        for column in groups[rows].T:
+            chances /= np.bincount(column, chances)[column]
+    return rng.choice(rows, len(rows), p=chances / chances.sum())
 
 
 def mask(rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> None:

@@ -10,21 +10,20 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from batchser.errors import ConfigError
 from batchser.records import IntArray
-
-if TYPE_CHECKING:
-    from batchser.training.corpora import Clip
+from batchser.settings import fingerprint_of
+from batchser.training.corpora import Clip, clips_key
 
 _SENTENCES: Final[Mapping[str, str]] = {
     "speaker-folds": "Protocol speaker-folds: every clip is scored by a model that never heard its speaker.",
     "random": "Protocol random: clips are split at random, as in most papers, so the model has heard the speakers it "
     "is tested on; expect less from strangers.",
-    "random-leaky": "Protocol random-leaky: augmented copies of every test clip were trained on, as some papers' "
+    "random-leaky": "Protocol random-leaky: augmented copies of the test clips were trained on, as some papers' "
     "numbers can only be explained; the score says nothing of new recordings.",
     "cross-corpus": "Protocol cross-corpus: the model is tested on corpora that it never heard: other speakers, rooms "
     "and acting.",
@@ -34,6 +33,9 @@ PROTOCOLS: Final = tuple(_SENTENCES)
 _SAME_SPEAKERS: Final[Mapping[str, str]] = {"RAVDESS-song": "RAVDESS"}
 #: Speakers without a fold are dealt into so many where neither the clips nor the recipe name any.
 _LEAST_FOLDS: Final = 2
+#: Names of a bundle's other networks.
+_RESERVED: Final = ("gate", "shipped", "emotion", "scaler", "scaler_mean", "scaler_std", "temperature")
+_KEY: Final = 12  # characters of a fingerprint that stand for a speaker or a clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,26 @@ def train_only(clips: Sequence[Clip], found: Sequence[Split]) -> list[str]:
     return sorted({clip.corpus for clip in clips} - tested)
 
 
+def held_out(clips: Sequence[Clip], split: Split, protocol: str) -> frozenset[str]:
+    """Stand for what a split's model has not heard: speakers, or under the random protocols clips, as keys.
+
+    Keys, so that a bundle can be asked whether it knows a speaker, and names nobody.
+    """
+    by_clip = protocol.startswith("random")
+    return frozenset(clips_key([clips[k]])[:_KEY] if by_clip else speaker_key(clips[k]) for k in split.test)
+
+
+def speaker_key(clip: Clip) -> str:
+    """Stand for a clip's speaker across corpora and bundles."""
+    return fingerprint_of(speaker_of(clip))[:_KEY]
+
+
+def fold_count(clips: Sequence[Clip], folds: Sequence[int]) -> int:
+    """How many folds speakers are dealt into: those that clips have or the recipe names, else five."""
+    known = {clip.fold for clip in clips if clip.fold is not None} | set(folds)
+    return max(_LEAST_FOLDS, max(known, default=4) + 1)
+
+
 def assign_folds(clips: Sequence[Clip], num_folds: int, seed: int) -> IntArray:
     """Give every clip its speaker's fold: the corpus's own where it has one, else one dealt here.
 
@@ -165,12 +187,15 @@ def _dealt(
 
 
 def _speaker_folds(clips: Sequence[Clip], folds: Sequence[int], seed: int) -> list[Split]:
-    known = {clip.fold for clip in clips if clip.fold is not None} | set(folds)
-    assigned = assign_folds(clips, max(_LEAST_FOLDS, max(known, default=4) + 1), seed)
+    count = fold_count(clips, folds)
+    assigned = assign_folds(clips, count, seed)
     wanted = sorted(set(folds)) or sorted(set(assigned.tolist()) - {-1})
     missing = [f"fold {fold}: no clip has it" for fold in wanted if not (assigned == fold).any()]
     if missing or not wanted:
-        raise ConfigError(missing or "protocol speaker-folds: every corpus has fewer speakers than folds; none is left")
+        too_few = (
+            f"protocol speaker-folds: every corpus has fewer speakers than {count} folds, so that none can be tested "
+        )
+        raise ConfigError(missing or f"{too_few}on; name fewer of them in the recipe, such as folds = [0, 1]")
     return [Split(str(fold), _rows(assigned != fold), _rows(assigned == fold)) for fold in wanted]
 
 
@@ -182,10 +207,13 @@ def _cross_corpus(clips: Sequence[Clip], test_corpora: Sequence[str]) -> Split:
             f"protocol cross-corpus: test_corpora: received {', '.join(test_corpora) or 'none'}, expected some of the "
             f"recipe's corpora: {', '.join(present)}"
         )
+    name = "+".join(sorted(set(test_corpora)))
+    if "/" in name or name in _RESERVED:
+        raise ConfigError(f"protocol cross-corpus: received a corpus named {name!r}; a bundle cannot name a split so")
     test = np.array([clip.corpus in test_corpora for clip in clips])
     tested = {speaker_of(clip) for clip, inside in zip(clips, test, strict=True) if inside}
     known = np.array([speaker_of(clip) in tested for clip in clips])
-    return Split("+".join(sorted(set(test_corpora))), _rows(~test & ~known), _rows(test))
+    return Split(name, _rows(~test & ~known), _rows(test))
 
 
 def _stratified(clips: Sequence[Clip], share: float, seed: int) -> IntArray:

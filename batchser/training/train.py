@@ -1,298 +1,235 @@
-"""The story of a training run: corpora → windows → gate → one model a fold → the shipped model → bundle and card.
+"""The story of a training run: corpora → windows → gate, one model a split, the shipped model → bundle and card.
 
-The fold models exist to be measured: each is scored on the fold whose speakers it never heard. The shipped network is
-trained the same way on all folds; a few of its speakers are kept for early stopping and temperature.
+The split models exist to be measured: each is scored on the split's clips, under the recipe's protocol. The shipped
+network is trained the same way on all clips; a few of its speakers are kept for early stopping and calibration.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import platform
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import numpy as np
 
+from batchser import networks
 from batchser.bundle import Bundle, named_weights, write_bundle
 from batchser.errors import ConfigError
-from batchser.features import extract, frames_inside, level_below_peak, remove_window_mean
-from batchser.records import KINDS, FloatArray, IntArray
+from batchser.records import FloatArray
 from batchser.scoring import Model, start_tensorflow
-from batchser.settings import fingerprint_of
-from batchser.training import evaluate, protocols, scores
-from batchser.training.calls import find_split
-from batchser.training.card import render_card
-from batchser.training.corpora import Clip, corpus_of, find_audio, read_clip, read_corpora, read_samples
-from batchser.training.examples import GateSounds, emotion_window, gate_window
-from batchser.training.fit import Examples, Fitted, Report, fit
+from batchser.training import compose, evaluate, protocols
+from batchser.training.compose import ClipAudio, SoundFiles, Store
+from batchser.training.corpora import Clip, CorpusRead, clips_key, corpus_of, read_corpora, render_faults
+from batchser.training.emotion_lesson import TrainingSet, emotion_jobs, start_models
+from batchser.training.evaluate import scores
+from batchser.training.evaluate.calls import find_split
+from batchser.training.evaluate.card import render_card
+from batchser.training.fit import Fitted, Report
+from batchser.training.fits import fit_or_take
+from batchser.training.gate_lesson import GATE, gate_weights, prepare_lesson
+from batchser.training.protocols import Split
 from batchser.training.recipe import Recipe
-
-#: The recipe's keys that a fitted gate depends on, and those that a fitted emotion network depends on.
-_GATE_KEYS: Final = ("corpora", "seed", "features", "gate", "gate_network", "gate_fit", "gate_windows",
-                     "gate_held_out_fold", "gate_held_out_music")  # fmt: skip
-_EMOTION_KEYS: Final = ("corpora", "labels", "seed", "folds", "features", "network", "fit")
-#: Held-out clips that the abstain threshold keeps.
-_KEPT_SHARE: Final = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSet:
-    """Clips with their training windows, ``examples.inputs`` float16 (n, copies, T, F)."""
-
-    clips: Sequence[Clip]
-    examples: Examples
-    speakers: np.ndarray
-    folds: IntArray
+from batchser.training.start import SHIPPED, Base, open_base
+from batchser.training.workers import Workers, start_workers
 
 
 def train(
-    recipe: Recipe, data: Path, out: Path, report: Report, calls: Sequence[Path] = (), threads: int = 2
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    report: Report,
+    calls: Sequence[Path] = (),
+    workers: int = 2,
+    options: evaluate.EvaluateOptions | None = None,
+    models: Sequence[Path] = (),
 ) -> Bundle:
     """Train a bundle from its recipe and write it to ``out``.
 
     Parameters
     ----------
     recipe : what to train
-    data : the corpora's folder; ``music/`` and ``noise/`` in it teach the gate
-    out : the bundle's folder, written at the end
+    data : the corpora's folder; ``music/``, ``noise/`` and ``rir/`` in it teach the gate and lie behind voices
+    out : the bundle's folder, written at the end; ``OUT.work`` keeps windows, finished fits and the others' last epochs
+        until then
     report : takes lines of progress
-    calls : folders of composed calls to be scored, each of speakers that one fold's model never heard
+    calls : folders of composed calls to be scored, each of speakers that one split's model never heard
+    workers : processes; each fits one network at a time on one thread
+    options : what is measured besides
+    models : folders of bundles, among which the recipe's ``start_from`` is looked for
 
     Raises
     ------
-    ConfigError : missing corpora, folds without clips, calls of speakers that every model will have heard
+    ConfigError : missing corpora, splits without clips, calls of speakers that every model will have heard
     """
-    start_tensorflow(threads)
-    clips = read_corpora(data, recipe.corpora).clips
-    _check(clips, recipe)
-    splits = protocols.splits(clips, "speaker-folds", folds=recipe.folds, seed=recipe.seed)
+    start_tensorflow(1)
+    recipe.augment.check_libraries()
+    read = read_corpora(data, recipe.corpora, recipe.label_options)
+    _check(read.clips, recipe)
     for folder in calls:
-        find_split(folder, clips, splits)  # a fault in it must not be found after an hour
-    report(f"{len(clips)} clips of {len({c.speaker for c in clips})} speakers; reading")
-    audio = [read_clip(clip, recipe.features.rate_hz) for clip in clips]
-    music, held_out_music = split_music(find_audio(data / "music"), recipe)
-    kept = KeptFits(out.with_name(f"{out.name}.work"), recipe, _data_key(clips, data), report)
-    gate = kept.fit(
-        "gate", _GATE_KEYS, lambda: train_gate(recipe, clips, audio, music, find_audio(data / "noise"), report)
-    )
-    base = _base_bundle(recipe, [path.name for path in held_out_music])
-    report(f"composing {recipe.fit.copies} windows a clip")
-    training_set = compose(recipe, clips, audio)
-    mean, std = _scaler(training_set, recipe)
-    inputs = training_set.examples.inputs
-    inputs[...] = (inputs - mean.astype(np.float16)) / std.astype(np.float16)  # in place: this is the large array
-    shared = named_weights("gate", gate.weights) | {"scaler/mean": mean, "scaler/std": std}
-
-    fold_weights: dict[str, FloatArray] = {}
-    predictions = []
-    for split in splits:
-        fold = int(split.name)
-        others = [f for f in recipe.folds if f != fold]
-        run = functools.partial(fit_emotion, recipe, training_set, others, report, f"fold {fold}")
-        fitted = kept.fit(f"without-fold-{fold}", _EMOTION_KEYS, run)
-        fold_weights |= named_weights(str(fold), fitted.weights)
-        fold_weights[f"temperature/{fold}"] = np.array([fitted.temperature], np.float32)
-        model = Model(replace(base, temperature=fitted.temperature), shared | named_weights("emotion", fitted.weights))
-        predictions.append(evaluate.score_clips([clips[k] for k in split.test], model, split=split.name))
-        uar = scores.evaluate(predictions[-1], 0.0)["uar"]
-        report(f"fold {fold}: UAR {uar:.3f} on its {len(set(predictions[-1].speakers))} unheard speakers")
-    joined = scores.join(predictions)
-
-    shipped = kept.fit(
-        "shipped", _EMOTION_KEYS, lambda: fit_emotion(recipe, training_set, list(recipe.folds), report, "shipped model")
-    )
-    weights = shared | named_weights("emotion", shipped.weights)
-    threshold = scores.choose_threshold(joined, _KEPT_SHARE)
-    base = replace(base, temperature=shipped.temperature, abstain_threshold=threshold)
-    bundle = write_bundle(out, base, weights, fold_weights, card="")
-    scored = replace(base, scores=evaluate.evaluate_bundle(bundle, clips, calls, predictions=joined))
-    written = write_bundle(out, scored, weights, fold_weights, render_card(scored))
-    kept.remove()
+        find_split(folder, read.clips, _splits(recipe, read.clips))  # must not be found after an hour
+    base = open_base(recipe, models)
+    start_models(recipe, base, read.clips, _splits(recipe, read.clips))
+    work = out.with_name(f"{out.name}.work")
+    with start_workers(workers, report) as pool:
+        lessons = _prepare_lessons(recipe, read, base, data, Store(work, report), pool)
+        fits = pool.run(fit_or_take, [(*job, work) for job in lessons.jobs])
+        fitted = dict(zip([job[0].name for job in lessons.jobs], fits, strict=True))
+        history = {name: each.history for name, each in fitted.items()}
+        draft = _describe(recipe, base, {**lessons.about, "history": history})
+        gate = base.gate_weights() if base else gate_weights(fitted[GATE])
+        predictions = scores.join(
+            pool.run(_score_split, [_scoring(draft, gate, split, fitted, lessons) for split in lessons.splits])
+        )
+    threshold = scores.choose_threshold(predictions, recipe.kept_share)
+    draft = replace(draft, temperature=fitted[SHIPPED].temperature, abstain_threshold=threshold)
+    weights = gate | _arrays(fitted[SHIPPED])
+    split_weights: dict[str, FloatArray] = {}
+    for split in lessons.splits:
+        split_weights |= evaluate.split_arrays(split.name, fitted[split.name])
+    bundle = write_bundle(work / "unscored", draft, weights, split_weights, card="")
+    options = options or evaluate.EvaluateOptions()
+    found = evaluate.evaluate_bundle(bundle, lessons.clips, calls, options, predictions=predictions, report=report)
+    scored = replace(draft, scores=found)
+    written = write_bundle(out, scored, weights, split_weights, render_card(scored))
+    shutil.rmtree(work, ignore_errors=True)
     return written
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFits:
-    """Finished fits, kept as files in ``folder`` until the bundle is written: a killed run goes on from there.
+class _Lessons:
+    """All that is ready before the first fit: clips and splits, one job a network, and what bundle.json says of it."""
 
-    A fit is taken again only for the same clips, labels, folds and sounds, which ``data_key`` stands for.
-    """
-
-    folder: Path
-    recipe: Recipe
-    data_key: str
-    report: Report
-
-    def fit(self, name: str, keys: Sequence[str], run: Callable[[], Fitted]) -> Fitted:
-        """Return the kept fit of this name, if the recipe's ``keys`` were the same then, or run it and keep it."""
-        values = asdict(self.recipe)
-        key = fingerprint_of({key: values[key] for key in keys} | {"data": self.data_key})[:16]
-        path = self.folder / f"{name}-{key}.npz"
-        if path.is_file():
-            self.report(f"{name}: taken from {path}")
-            with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
-                return Fitted(
-                    [file[f"{k:03d}"] for k in range(about["weights"])], about["temperature"], about["curves"]
-                )
-        fitted = run()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        about = {"weights": len(fitted.weights), "temperature": fitted.temperature, "curves": fitted.history}
-        arrays = {f"{k:03d}": array for k, array in enumerate(fitted.weights)}
-        beside = path.with_suffix(".part.npz")
-        np.savez(beside, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]  # as in bundle.py
-        beside.replace(path)
-        return fitted
-
-    def remove(self) -> None:
-        """Remove the kept fits: the bundle has them now."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    clips: list[Clip]
+    audio: ClipAudio
+    splits: list[Split]
+    jobs: list[tuple[Any, ...]]
+    about: dict[str, Any]
 
 
-def _data_key(clips: Sequence[Clip], data: Path) -> str:
-    """Stand for what is trained on, wherever the folder lies: every clip's label and fold, and the names of sounds."""
-    sounds = [[path.name for path in find_audio(data / folder)] for folder in ("music", "noise")]
-    return fingerprint_of([[c.corpus, c.path.name, c.speaker, c.emotion, c.fold] for c in clips] + sounds)
+def _prepare_lessons(
+    recipe: Recipe, read: CorpusRead, base: Base | None, data: Path, store: Store, pool: Workers
+) -> _Lessons:
+    """Read the clips, deal them into splits and compose the windows of every network."""
+    report = store.report
+    report(f"{len(read.clips)} clips of {len({protocols.speaker_of(c) for c in read.clips})} speakers; reading")
+    clips, audio, silent = compose.read_audio(read.clips, recipe.features.rate_hz, store, pool)
+    _tell(read, silent, report)
+    splits = _splits(recipe, clips)
+    sounds = SoundFiles(data / "noise", data / "music", data / "rir")
+    apart = frozenset(splits[0].test.tolist()) if recipe.protocol == "random" else frozenset()
+    windows = compose.compose_emotions(recipe, clips, audio, sounds, apart, store, pool)
+    training = TrainingSet(recipe, tuple(clips), windows)
+    jobs = emotion_jobs(training, splits, base)
+    taken = {clip.place for clip in clips}
+    about = {
+        "left_out": len(read.faults) + len(silent),
+        "silent": [clips_key([clip]) for clip in read.clips if clip.place not in taken],
+        "heard": sorted({protocols.speaker_key(clip) for clip in clips} | (base.heard if base else set())),
+        "held_out": {split.name: sorted(protocols.held_out(clips, split, recipe.protocol)) for split in splits},
+        "validation_speakers": training.validation(jobs),
+    }
+    if base is not None:
+        return _Lessons(clips, audio, splits, jobs, about | base.about_gate())
+    lesson = prepare_lesson(recipe, clips, splits, audio, data, store, pool)
+    gate_job = (lesson.task, lesson.folder, np.load(lesson.folder / "kinds.npy"), None, None)
+    return _Lessons(clips, audio, splits, [gate_job, *jobs], {**about, **lesson.about})
 
 
-def compose(recipe: Recipe, clips: Sequence[Clip], audio: Sequence[FloatArray]) -> TrainingSet:
-    """Compose the training windows of every clip: ``fit.copies`` each, features as the job computes them."""
-    rng = np.random.default_rng([recipe.seed, 2])
-    settings, copies = recipe.features, recipe.fit.copies
-    pools: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for k, clip in enumerate(clips):
-        pools[clip.corpus, clip.speaker, clip.emotion].append(k)
-    inputs = np.empty((len(clips), copies, settings.num_frames, settings.num_features), np.float16)
-    for k, clip in enumerate(clips):
-        pool = pools[clip.corpus, clip.speaker, clip.emotion]
-        windows = [emotion_window(rng, audio[k], audio[int(rng.choice(pool))], settings) for _ in range(copies)]
-        samples = np.stack([samples for samples, _ in windows])
-        frames = frames_inside(np.array([length for _, length in windows], np.int32), settings)
-        stack = extract(samples, settings).stack
-        inputs[k] = remove_window_mean(stack, frames) if settings.window_mean_removed else stack
-    return TrainingSet(
-        clips,
-        Examples(inputs, np.array([recipe.labels.index(clip.emotion) for clip in clips], np.int32)),
-        np.array([f"{clip.corpus}/{clip.speaker}" for clip in clips]),
-        np.array([-1 if clip.fold is None else clip.fold for clip in clips], np.int32),
-    )
+def _splits(recipe: Recipe, clips: Sequence[Clip]) -> list[Split]:
+    return protocols.splits(
+        clips, recipe.protocol, folds=recipe.folds, test_corpora=recipe.test_corpora, seed=recipe.seed,
+        test_share=recipe.test_share,
+    )  # fmt: skip
 
 
-def fit_emotion(
-    recipe: Recipe,
-    training_set: TrainingSet,
-    folds: Sequence[int],
-    report: Report,
-    what: str,
-) -> Fitted:
-    """Fit the emotion network on the clips of some folds; some of their speakers validate and are not trained on."""
-    rng = np.random.default_rng([recipe.seed, 3, *folds])
-    inside = np.isin(training_set.folds, folds)
-    speakers = np.unique(training_set.speakers[inside])
-    count = min(recipe.fit.validation_speakers, max(1, len(speakers) // 3))
-    validation = np.isin(training_set.speakers, rng.choice(speakers, count, replace=False))
-    return fit(
-        training_set.examples.take(np.flatnonzero(inside & ~validation)),
-        training_set.examples.take(np.flatnonzero(inside & validation)),
-        recipe.network,
-        len(recipe.labels),
-        recipe.fit,
-        recipe.seed + sum(1 << fold for fold in folds),
-        lambda line: report(f"{what}: {line}"),
-    )
+def _tell(read: CorpusRead, silent: Sequence[Any], report: Report) -> None:
+    """Say what is not trained on: nothing is left out silently."""
+    faults = [*read.faults, *silent]
+    if faults:
+        report(f"{len(faults)} clips are left out:\n{render_faults(faults)}")
+    if read.dropped:
+        dropped = ", ".join(f"{count} {label}" for label, count in read.dropped.items())
+        report(f"left out as the recipe's labels do not name them: {dropped}")
 
 
-def _scaler(training_set: TrainingSet, recipe: Recipe) -> tuple[FloatArray, FloatArray]:
-    """Mean and deviation of each feature over some of the training windows, float32 (F,) each."""
-    rng = np.random.default_rng([recipe.seed, 4])
-    some = rng.choice(len(training_set.clips), min(500, len(training_set.clips)), replace=False)
-    values = training_set.examples.inputs[some, 0].astype(np.float32).reshape(-1, recipe.features.num_features)
-    mean = np.zeros(values.shape[1]) if recipe.features.window_mean_removed else values.mean(axis=0)
-    return mean.astype(np.float32), np.maximum(values.std(axis=0), 1e-3).astype(np.float32)
+def _arrays(fitted: Fitted) -> dict[str, FloatArray]:
+    """Name an emotion network's arrays as weights.npz has them."""
+    return named_weights("emotion", fitted.weights) | {"scaler/mean": fitted.mean, "scaler/std": fitted.std}
 
 
-def train_gate(
-    recipe: Recipe,
+def _scoring(
+    draft: Bundle, gate: Mapping[str, FloatArray], split: Split, fitted: Mapping[str, Fitted], lessons: _Lessons
+) -> tuple[Any, ...]:
+    """What a worker needs to score a split: its model, its clips and their sound."""
+    own = fitted[split.name]
+    clips = [lessons.clips[k] for k in split.test]
+    return replace(draft, temperature=own.temperature), {**gate, **_arrays(own)}, split, clips, lessons.audio
+
+
+def _score_split(
+    bundle: Bundle,
+    arrays: Mapping[str, FloatArray],
+    split: Split,
     clips: Sequence[Clip],
-    audio: Sequence[FloatArray],
-    music: Sequence[Path],
-    noise: Sequence[Path],
+    audio: ClipAudio,
     report: Report,
-) -> Fitted:
-    """Fit the gate's network on the speakers outside its held-out fold, music, noise and generated sounds."""
-    rng = np.random.default_rng([recipe.seed, 5])
-    rate_hz = recipe.features.rate_hz
-    speech: dict[str, list[FloatArray]] = defaultdict(list)
-    for clip, samples in zip(clips, audio, strict=True):
-        if clip.fold != recipe.gate_held_out_fold:
-            speech[clip.speaker].append(samples)
-    report(f"gate: {len(speech)} speakers, {len(music)} excerpts of music; composing {recipe.gate_windows} windows")
-    sounds = GateSounds(
-        speech,
-        [read_samples(path, rate_hz) for path in music],
-        [read_samples(path, rate_hz) for path in noise],
+) -> scores.Predictions:
+    samples = audio.open()
+    found = evaluate.score_clips(
+        clips, Model(bundle, arrays), split=split.name, audio=[np.asarray(samples[k]) for k in split.test]
     )
-    examples = _gate_examples(rng, recipe, sounds)
-    order = rng.permutation(len(examples.inputs))
-    cut = len(order) // 10
-    return fit(
-        examples.take(order[cut:]),
-        examples.take(order[:cut]),
-        recipe.gate_network,
-        len(KINDS),
-        recipe.gate_fit,
-        recipe.seed,
-        lambda line: report(f"gate: {line}"),
-    )
-
-
-def _gate_examples(rng: np.random.Generator, recipe: Recipe, sounds: GateSounds) -> Examples:
-    settings = recipe.features
-    num_chunks = -(-settings.num_frames // recipe.gate.chunk_frames)  # the last one may be cut, as in the network
-    inputs = np.empty((recipe.gate_windows, 1, settings.num_frames, settings.num_mels), np.float16)
-    targets = np.empty((recipe.gate_windows, 1, num_chunks), np.int32)
-    frames = np.array([settings.num_frames], np.int32)
-    for k in range(recipe.gate_windows):
-        samples, targets[k, 0] = gate_window(rng, sounds, settings, num_chunks)
-        inputs[k, 0] = level_below_peak(extract(samples[None], settings).mel_db, frames, settings.top_db)[0]
-    return Examples(inputs, targets)
-
-
-def split_music(paths: Sequence[Path], recipe: Recipe) -> tuple[list[Path], list[Path]]:
-    """Split music into what the gate is trained on and what is kept to test it; excerpts of one piece stay together."""
-    pieces = sorted({_piece(path) for path in paths})
-    rng = np.random.default_rng([recipe.seed, 6])
-    held_out = set(rng.permutation(pieces)[: round(recipe.gate_held_out_music * len(pieces))].tolist())
-    return [p for p in paths if _piece(p) not in held_out], [p for p in paths if _piece(p) in held_out]
-
-
-def _piece(path: Path) -> str:
-    """``wesnoth-battle-epic-1.opus`` → ``wesnoth-battle-epic``: the excerpt's number does not make another piece."""
-    return path.stem.rsplit("-", 1)[0]
+    uar = scores.evaluate(found, 0.0)["uar"]
+    report(f"{split.name}: UAR {uar:.3f} on {len(found.truth)} clips of {len(set(found.speakers))} speakers")
+    return found
 
 
 def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
-    faults = [f"fold {fold}: no clip has it" for fold in recipe.folds if not any(c.fold == fold for c in clips)]
-    without = sum(c.fold is None for c in clips)
-    if without:
-        faults.append(f"folds: {without} clips have none and would not be trained on; give each speaker a fold")
+    """Find before anything starts what would else be found after an hour."""
     unknown = sorted({c.emotion for c in clips} - set(recipe.labels))
+    features = recipe.features
+    faults = [
+        f"{name}: received {received}, expected at most {most}"
+        for name, received, most in (
+            ("fit.frequency_mask", recipe.fit.frequency_mask, features.num_features),
+            ("fit.time_mask", recipe.fit.time_mask, features.num_frames),
+            ("gate_fit.frequency_mask", recipe.gate_fit.frequency_mask, features.num_mels),
+            ("gate_fit.time_mask", recipe.gate_fit.time_mask, features.num_frames),
+        )
+        if received > most
+    ]
     if unknown:
         faults.append(f"labels: the corpora also hold {', '.join(unknown)}, which the recipe does not name")
     if faults:
         raise ConfigError([f"recipe {recipe.name}: {fault}" for fault in faults])
+    for spec, width in ((recipe.network, features.num_features), (recipe.gate_network, features.num_mels)):
+        networks.build(spec.name, features.num_frames, width, 2, spec.options)  # raises for options it does not take
+    _splits(recipe, clips)
 
 
-def _base_bundle(recipe: Recipe, held_out_music: Sequence[str]) -> Bundle:
-    """The bundle's description as far as it is known before anything is fitted."""
-    corpora = [corpus_of(name) for name in recipe.corpora]
-    commercial = all(corpus.commercial_use for corpus in corpora)
+def _window_mflop(recipe: Recipe) -> float:
+    """Millions of floating-point operations that the emotion network needs for a window."""
+    features = recipe.features
+    network = networks.build(
+        recipe.network.name, features.num_frames, features.num_features, len(recipe.labels), recipe.network.options
+    )
+    return round(networks.flops(network) / 1e6, 1)
+
+
+def _describe(recipe: Recipe, base: Base | None, about: Mapping[str, Any]) -> Bundle:
+    """Describe the bundle as far as it is known before it is scored; ``about`` is what this run alone can say."""
+    data = [
+        {"name": corpus.name, "licence": corpus.licence, "commercial_use": corpus.commercial_use}
+        for corpus in map(corpus_of, recipe.corpora)
+    ]
+    if base is not None:
+        data += base.data_besides(recipe.corpora)
+    commercial = all(corpus["commercial_use"] for corpus in data)
+    whole_recipe = json.loads(json.dumps(asdict(recipe)))  # lists for tuples, as bundle.json will have them
     return Bundle(
         name=recipe.name,
         labels=recipe.labels,
@@ -304,13 +241,19 @@ def _base_bundle(recipe: Recipe, held_out_music: Sequence[str]) -> Bundle:
         temperature=1.0,
         abstain_threshold=0.0,
         licence="commercial use allowed" if commercial else "non-commercial use only",
-        data=tuple({"name": c.name, "licence": c.licence, "commercial_use": c.commercial_use} for c in corpora),
+        data=tuple(data),
         training={
             "recipe": recipe.name,
+            "whole_recipe": whole_recipe,
             "seed": recipe.seed,
+            "protocol": recipe.protocol,
             "folds": list(recipe.folds),
-            "gate_held_out_fold": recipe.gate_held_out_fold,
-            "gate_held_out_music": list(held_out_music),
+            "test_corpora": list(recipe.test_corpora),
+            "test_share": recipe.test_share,
+            "label_options": whole_recipe["label_options"],
+            "window_mflop": _window_mflop(recipe),
+            "start_from": {"name": base.bundle.name, "sha256": base.bundle.sha256} if base else None,
+            **about,
             "versions": {name: metadata.version(name) for name in ("batchser", "tensorflow", "keras", "numpy")},
             "python": platform.python_version(),
         },

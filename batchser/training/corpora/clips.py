@@ -14,7 +14,7 @@ import numpy as np
 from batchser.audio import open_audio
 from batchser.errors import AudioError
 from batchser.records import AUDIO_SUFFIXES, FloatArray, Recording
-from batchser.settings import LimitSettings
+from batchser.settings import LimitSettings, fingerprint_of
 
 #: What a Fault can be, in the order of the table.
 FAULTS: Final = ("missing", "unreadable", "silent", "duplicate", "contradictory", "unlabelled")
@@ -172,3 +172,11 @@ def is_audio(path: Path) -> bool:
 def find_audio(folder: Path) -> list[Path]:
     """Sound files directly inside a folder of music or noise, sorted by name (none where there is no folder)."""
     return sorted(path for path in folder.glob("*") if is_audio(path) and not path.name.startswith("."))
+
+
+def clips_key(clips: Sequence[Clip]) -> str:
+    """Stand for clips wherever their folder lies: name, part, size, speaker, label and votes of each."""
+    return fingerprint_of([
+        [c.corpus, c.path.name, c.path.stat().st_size, c.start_s, c.end_s, c.channel, c.speaker, c.emotion, c.votes]
+        for c in clips
+    ])  # fmt: skip

@@ -11,25 +11,27 @@ import functools
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import soundfile
 
-from batchser.bundle import Bundle, read_weights
+from batchser.bundle import Bundle
 from batchser.errors import ConfigError
 from batchser.pipeline import score_recordings
 from batchser.records import FloatArray, Outcome, Recording
 from batchser.scoring import Model
 from batchser.settings import RunSettings
 from batchser.summary import MIN_WEIGHT_S
-from batchser.training import calls as composed
-from batchser.training import degradations, protocols, scores
-from batchser.training.corpora import Clip, CorpusRead, LabelOptions, read_clip, read_corpora
+from batchser.training import protocols
+from batchser.training.corpora import Clip, read_clip
+from batchser.training.evaluate import calls as composed
+from batchser.training.evaluate import degradations, scores
+from batchser.training.evaluate.held_out import bundle_splits, fold_model, protocol_of
+from batchser.training.evaluate.scores import Predictions
 from batchser.training.protocols import Split
-from batchser.training.scores import Predictions
 
 Report = Callable[[str], None]
 #: The line that the main scores are measured on, and the one that the degradations are compared with.
@@ -161,54 +163,6 @@ def _uncalibrated(outcome: Outcome, bundle: Bundle) -> FloatArray:
     return np.asarray(np.average(windows, axis=0, weights=weights), np.float32)
 
 
-def read_clips(bundle: Bundle, data: Path) -> CorpusRead:
-    """Read the bundle's corpora as they were read for its training.
-
-    Raises
-    ------
-    ConfigError : a corpus is not under ``data``, or the bundle was trained on none that can be read
-    """
-    options = dict(bundle.training.get("label_options", {}))
-    options["merge"] = tuple((source, target) for source, target in options.get("merge", ()))
-    return read_corpora(data, [corpus["name"] for corpus in bundle.data], LabelOptions(**options))
-
-
-def bundle_splits(bundle: Bundle, clips: Sequence[Clip]) -> list[Split]:
-    """The splits that the bundle's split models were trained for, on the clips as they were read then."""
-    training = bundle.training
-    return protocols.splits(
-        clips,
-        protocol_of(bundle),
-        folds=[int(fold) for fold in training.get("folds", ())],
-        test_corpora=training.get("test_corpora", ()),
-        seed=int(training["seed"]),
-        test_share=float(training.get("test_share", 0.2)),
-    )
-
-
-def protocol_of(bundle: Bundle) -> str:
-    """The protocol that the bundle was trained under (bundles before there were several: speaker-folds)."""
-    return str(bundle.training.get("protocol", "speaker-folds"))
-
-
-def fold_model(bundle: Bundle, name: str) -> Model:
-    """Load the model of one split (a fold): the bundle with the weights that never saw the split's test clips.
-
-    Raises
-    ------
-    ConfigError : the bundle carries no such model
-    """
-    if bundle.folder is None or not (bundle.folder / "folds.npz").is_file():
-        raise ConfigError(f"bundle {bundle.name}: it carries no fold models (folds.npz); train it again to evaluate it")
-    arrays = read_weights(bundle, "folds.npz")
-    own = {f"emotion/{key[len(name) + 1 :]}": array for key, array in arrays.items() if key.startswith(f"{name}/")}
-    if not own:
-        raise ConfigError(f"bundle {bundle.name}: folds.npz has no model of fold {name}")
-    draft = replace(bundle, temperature=float(arrays[f"temperature/{name}"][0]))
-    kept = {key: array for key, array in read_weights(bundle).items() if not key.startswith("emotion/")}
-    return Model(draft, kept | own)
-
-
 def evaluate_bundle(
     bundle: Bundle,
     clips: Sequence[Clip],
@@ -254,7 +208,7 @@ def evaluate_bundle(
         for folder, split in owners.items():
             report(f"composed calls in {folder.name}: scored by the model of {split.name}")
             parts.append(composed.score_calls(folder, model_of(split.name), split.name))
-        held_out = str(bundle.training.get("gate_held_out_fold", ""))
+        held_out = str(bundle.training["gate_held_out_fold"])
         result["calls"] = composed.evaluate_calls(composed.join(parts), bundle, held_out)
     return result
 

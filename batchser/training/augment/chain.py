@@ -27,15 +27,12 @@ from batchser.audio import open_audio
 from batchser.errors import AudioError, ConfigError
 from batchser.records import FloatArray, Recording
 from batchser.settings import LimitSettings
-from batchser.training import codecs
-from batchser.training.augment_settings import AugmentSettings
+from batchser.training.augment import codecs
+from batchser.training.augment.line import active_level_dbfs, add_noise, band_pass, lose_packets, scale_to
+from batchser.training.augment.settings import AugmentSettings
+from batchser.training.augment.sounds import coloured_noise
+from batchser.training.augment.voices import Voice
 from batchser.training.corpora import find_audio
-from batchser.training.line import active_level_dbfs, add_noise, band_pass, lose_packets, scale_to
-from batchser.training.sounds import coloured_noise
-from batchser.training.voices import Voice, change_speed
-
-__all__ = ["AugmentSettings", "Sounds", "Voice", "change_speed", "draw_voice", "excerpt", "in_room", "read_sounds",
-           "scale_to", "telephone"]  # fmt: skip
 
 #: Where nothing is louder than this, noise is set against the level that speech usually has.
 _NO_SPEECH_DBFS: Final = -60.0

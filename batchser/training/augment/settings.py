@@ -8,8 +8,8 @@ from math import inf
 from typing import Any, Final
 
 from batchser.errors import ConfigError
-from batchser.training import codecs
-from batchser.training.voices import load_audiomentations
+from batchser.training.augment import codecs
+from batchser.training.augment.voices import load_audiomentations
 
 _CODECS: Final[Mapping[str, float]] = {
     "mu-law": 0.5, "a-law": 0.18, "pcm16": 0.12, "gsm-6.10": 0.1, "opus-12k": 0.05, "mp3-16k": 0.05,

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from batchser.records import FloatArray
-from batchser.training import codecs
-from batchser.training.line import add_noise, band_pass, lose_packets
-from batchser.training.sounds import coloured_noise
+from batchser.training.augment import codecs
+from batchser.training.augment.line import add_noise, band_pass, lose_packets
+from batchser.training.augment.sounds import coloured_noise
 
 _LOST_SHARE: Final = 0.05
 

@@ -27,8 +27,8 @@ from batchser.pipeline import score_recordings
 from batchser.records import KINDS, SPEECH, BoolArray, FloatArray, IntArray, Outcome
 from batchser.scoring import Model
 from batchser.settings import RunSettings
-from batchser.training import scores
 from batchser.training.corpora import READERS, Clip
+from batchser.training.evaluate import scores
 from batchser.training.protocols import Split, speaker_of
 
 #: A composed window counts as one kind when that kind fills so much of it, and nothing else is in it.
@@ -158,7 +158,7 @@ def _call_windows(outcome: Outcome, turns: Sequence[Turn], bundle: Bundle, split
                 rows.append((kind, int(channel.kind[k]), label, speaker))
                 found.append(channel.probabilities[k][None])
     probabilities = np.concatenate(found)
-    powers = probabilities.astype(np.float64) ** bundle.temperature  # softmax(z) of softmax(z / T), as in evaluate.py
+    powers = probabilities.astype(np.float64) ** bundle.temperature  # softmax(z) of softmax(z / T), as in measure.py
     return CallWindows(
         true_kind=np.array([row[0] for row in rows], np.int32),
         kind=np.array([row[1] for row in rows], np.int32),

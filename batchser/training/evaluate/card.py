@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any, Final
 
 from batchser.bundle import Bundle
 from batchser.training.corpora import corpus_of
-from batchser.training.report import render_scores, span
+from batchser.training.evaluate.report import render_scores, span
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,11 @@ Emotion of speech on telephone lines, per window of {bundle.features.window_ms /
 
 
 def _gate_sounds(sounds: Mapping[str, Any]) -> str:
-    """Say which sounds taught the gate, as the training run noted them: {what: how many, or whose licence}."""
+    """Say which sounds lay behind voices and taught the gate, as the run noted them: {what: how many, whose}."""
     if not sounds:
         return ""
     named = ", ".join(f"{name} ({about})" for name, about in sounds.items())
-    told = _wrapped(f"The gate was also taught with {named} and generated sounds; no audio is in this folder.")
+    told = _wrapped(f"Behind voices, and for the gate: {named}, and generated sounds; no audio is in this folder.")
     return f"\n{told}\n"
 
 
@@ -84,21 +85,27 @@ def _making(bundle: Bundle) -> str:
     training = bundle.training
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     held_out = len(training.get("gate_held_out_music", ()))
+    start = training.get("start_from")
+    began = f" Training began with the networks of {start['name']} ({start['sha256'][:12]})." if start else ""
     music = f" and {held_out} excerpts of music (named in bundle.json)" if held_out else ""
+    fold = training["gate_held_out_fold"]
+    unheard = "the clips tested on" if fold is None else f"the speakers of fold {fold}"
     network = f"`{bundle.network.name}` with " + ", ".join(f"{k} {v}" for k, v in bundle.network.options.items())
     features = bundle.features
     step_ms = 1000 * features.hop_samples / features.rate_hz
+    of = f"{', '.join(features.names)} at {features.rate_hz} Hz ({features.num_features} values every {step_ms:g} ms)"
     paragraphs = (
-        f"""Recipe `{training["recipe"]}`, seed {training["seed"]}; {versions}, Python {training["python"]}. Emotion
-        network: {network}; on {", ".join(features.names)} at {features.rate_hz} Hz ({features.num_features} values
-        every {step_ms:g} ms). Training windows are cut as the job cuts them: at any moment of a turn, with what lies
+        f"""Recipe `{training["recipe"]}`, seed {training["seed"]}; {versions}, Python {training["python"]}.{began}
+        Emotion network: {network}; on {of}; {training["window_mflop"]:g} MFLOP a window. Training windows
+        are cut as the job cuts them: at any moment of a turn, with what lies
         beside it, on a simulated telephone line. Probabilities are calibrated by a temperature
-        ({bundle.temperature:.2f}) on clips not trained on; below a confidence of {bundle.abstain_threshold:.3f} the
-        model abstains. That threshold was chosen on the same held-out predictions that are scored here.""",
+        ({bundle.temperature:.2f}) and an offset for each label on clips not trained on; below a confidence of
+        {bundle.abstain_threshold:.3f} the model abstains. That threshold was chosen on the same
+        held-out predictions that are scored here.""",
         f"""`folds.npz` has the models behind these scores, one for each split of the protocol. The shipped weights were
         trained on all splits' clips, a few speakers kept for early stopping: they cannot be measured on these corpora,
-        the split models stand for them. All share one scaler. The gate was taught without the speakers of fold
-        {training["gate_held_out_fold"]}{music}; on clips of the other folds it has heard the speakers.""",
+        the split models stand for them. The gate was taught without {unheard}{music}; it
+        has heard the speakers of all other clips.""",
     )
     return "\n\n".join(["## How it was made", *(_wrapped(text) for text in paragraphs)]) + "\n"
 
@@ -157,13 +164,20 @@ def _limits(bundle: Bundle) -> str:
 
 def _again(bundle: Bundle) -> str:
     recipe = bundle.training["recipe"]
+    carried = (resources.files("batchser.training") / "recipes" / f"{recipe}.toml").is_file()
+    start = bundle.training.get("start_from")
+    needs = (
+        f"The bundle {start['name']}, with which it began, must be installed or in BATCHSER_MODELS." if start else ""
+    )
+    about = f"""CORPORA holds the folders of the corpora named above, as their owners lay them out, and `music/`,
+        `noise/` and `rir/`. {needs} With labelled calls of your own, write a recipe that names their manifest (columns
+        path, start_s, end_s, emotion, speaker) among its corpora; `start_from = "{bundle.name}"` lets it begin with
+        this model."""
     return f"""## Train it again
 
-    batchser train --recipe {recipe} --data CORPORA --out DIR
+    batchser train --recipe {recipe if carried else f"{recipe}.toml"} --data CORPORA --out DIR
 
-CORPORA holds the folders of the corpora named above, as their owners lay them out, and `music/` and `noise/` for the
-gate. With labelled calls of your own, write a recipe that names their manifest (columns path, start_s, end_s, emotion,
-speaker) among its corpora.
+{_wrapped(about)}
 """
 
 

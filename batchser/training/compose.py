@@ -1,0 +1,302 @@
+"""Composing: clips and sounds → training windows' features, on disk under a fingerprint of all that made them.
+
+A window depends on the seed and its clip's number alone, so that any number of workers composes the same; what is on
+disk is mapped into memory, where workers share it.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from batchser import __version__
+from batchser.errors import AudioError
+from batchser.features import centre, extract, frames_inside, level_below_peak
+from batchser.records import FloatArray, IntArray
+from batchser.settings import fingerprint_of
+from batchser.training.augment import Sounds, read_sounds
+from batchser.training.corpora import (
+    Clip,
+    Fault,
+    check_audio,
+    clips_key,
+    find_audio,
+    read_clip,
+    read_samples,
+    unreadable,
+)
+from batchser.training.examples import GateSounds, Take, emotion_window, gate_window, make_take
+from batchser.training.recipe import Recipe
+from batchser.training.workers import Report, Workers
+
+_PART: Final = 250  # clips, or gate windows, a worker composes at once
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A folder of things that are made once: ``NAME-KEY/*.npy``, the key standing for all that they depend on."""
+
+    folder: Path
+    report: Report
+
+    def make(
+        self,
+        name: str,
+        key: Any,
+        arrays: Mapping[str, tuple[tuple[int, ...], npt.DTypeLike]],
+        fill: Callable[[Path], None],
+    ) -> Path:
+        """Return the folder of arrays, each with a shape and a dtype.
+
+        Where it is not there, ``fill`` writes into empty ones, and they are moved into place when it is done.
+        """
+        place = self.folder / f"{name}-{fingerprint_of(key)[:16]}"
+        if place.is_dir():
+            self.report(f"{name}: taken from {place}")
+            return place
+        beside = place.with_name(f"{place.name}.part")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        for array, (shape, dtype) in arrays.items():
+            np.lib.format.open_memmap(beside / f"{array}.npy", "w+", dtype, shape).flush()
+        fill(beside)
+        beside.rename(place)
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class ClipAudio:
+    """The samples of many clips in one file, float32 (total,): clip k's are ``offsets[k]`` to ``offsets[k + 1]``."""
+
+    folder: Path
+    offsets: IntArray
+
+    def open(self) -> list[FloatArray]:
+        """Map the file into memory: float32 (n,) for each clip."""
+        samples = np.load(self.folder / "samples.npy", mmap_mode="r")
+        return [samples[a:b] for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
+
+
+def read_audio(
+    clips: Sequence[Clip], rate_hz: int, store: Store, workers: Workers
+) -> tuple[list[Clip], ClipAudio, list[Fault]]:
+    """Decode all clips at the model's rate into one file; clips that are silent or cannot be read are faults.
+
+    Returns
+    -------
+    clips : those that were taken
+    audio : their samples
+    faults : the others
+    """
+    beside = store.folder / "audio.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    starts = range(0, len(clips), _PART)
+    files = [beside / f"{start}.f32" for start in starts]
+    jobs = [(list(clips[k : k + _PART]), rate_hz, file) for k, file in zip(starts, files, strict=True)]
+    read = [item for part in workers.run(_read_part, jobs) for item in part]
+    taken = [clip for clip, item in zip(clips, read, strict=True) if not isinstance(item, Fault)]
+    sizes = [item for item in read if not isinstance(item, Fault)]
+    offsets = np.concatenate([[0], np.cumsum([size for size, _ in sizes])]).astype(np.int64)
+
+    def fill(path: Path) -> None:
+        whole, at = np.load(path / "samples.npy", mmap_mode="r+"), 0
+        for file in files:
+            samples = np.fromfile(file, np.float32)
+            whole[at : at + samples.size] = samples
+            at += samples.size
+        whole.flush()
+
+    key = [clips_key(taken), rate_hz, sizes]
+    folder = store.make("audio", key, {"samples": ((int(offsets[-1]),), np.float32)}, fill)
+    shutil.rmtree(beside)
+    return taken, ClipAudio(folder, offsets), [item for item in read if isinstance(item, Fault)]
+
+
+def _read_part(clips: Sequence[Clip], rate_hz: int, file: Path, report: Report) -> list[tuple[int, int] | Fault]:
+    """Write clips' samples one after another; the size and checksum of each, or what is wrong with it."""
+    read: list[tuple[int, int] | Fault] = []
+    with file.open("wb") as out:
+        for clip in clips:
+            try:
+                samples = np.ascontiguousarray(read_clip(clip, rate_hz), np.float32)
+            except AudioError as error:
+                read.append(unreadable(clip, error))
+                continue
+            fault = check_audio(clip, samples)
+            content = samples.tobytes()
+            read.append(fault or (samples.size, zlib.crc32(content)))
+            if fault is None:
+                out.write(content)
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class SoundFiles:
+    """The folders of noises, music and rooms' impulse responses that may lie behind a voice."""
+
+    noise: Path
+    music: Path
+    rooms: Path
+
+    def key(self) -> list[list[Any]]:
+        """Stand for the sounds by name and size, wherever they lie."""
+        folders = [find_audio(folder) for folder in (self.noise, self.music, self.rooms)]
+        return [[[path.name, path.stat().st_size] for path in paths] for paths in folders]
+
+
+def compose_emotions(
+    recipe: Recipe,
+    clips: Sequence[Clip],
+    audio: ClipAudio,
+    sounds: SoundFiles,
+    apart: frozenset[int],
+    store: Store,
+    workers: Workers,
+) -> Path:
+    """Compose every clip's training windows: ``inputs.npy`` float16 (n, copies, T, F), features as in the job.
+
+    Clips of a speaker lie beside each other in windows, but none of ``apart`` beside others: a random protocol's test
+    clips, which no window of a training clip may hold.
+    """
+    settings = recipe.features
+    key = {
+        "version": __version__, "seed": recipe.seed, "features": asdict(settings), "windows": asdict(recipe.windows),
+        "augment": asdict(recipe.augment), "clips": clips_key(clips), "sounds": sounds.key(),
+        "audio": audio.folder.name, "apart": sorted(apart),
+    }  # fmt: skip
+    shape = (len(clips), recipe.windows.copies, settings.num_frames, settings.num_features)
+
+    def fill(path: Path) -> None:
+        starts = range(0, len(clips), _PART)
+        jobs = [(recipe, clips, audio, sounds, apart, path, k, min(k + _PART, len(clips))) for k in starts]
+        workers.run(_compose_part, jobs)
+
+    return store.make("windows", key, {"inputs": (shape, np.float16)}, fill)
+
+
+def _compose_part(
+    recipe: Recipe, clips: Sequence[Clip], audio: ClipAudio, files: SoundFiles, apart: frozenset[int], path: Path,
+    start: int, stop: int, report: Report,
+) -> None:  # fmt: skip
+    settings = recipe.features
+    sounds = _line_sounds(recipe, files)
+    samples_of = audio.open()
+    take = functools.cache(lambda k: make_take(np.asarray(samples_of[k]), settings.rate_hz))
+    pools = _pools(clips, apart)
+    out = np.load(path / "inputs.npy", mmap_mode="r+")
+    for k in range(start, stop):
+        rng = np.random.default_rng([recipe.seed, 2, k])
+        neighbour = _drawing([j for j in pools[_pool_of(clips[k])] if j != k], take)
+        windows = [
+            emotion_window(rng, take(k), neighbour, settings, recipe.windows, recipe.augment, sounds)
+            for _ in range(recipe.windows.copies)
+        ]
+        frames = frames_inside(np.array([length for _, length in windows], np.int32), settings)
+        stack = extract(np.stack([samples for samples, _ in windows]), settings).stack  # (copies, T, F)
+        out[k] = centre(stack, frames, settings) if settings.centred else stack
+    out.flush()
+    report(f"windows of clips {start + 1} to {stop} of {len(clips)} composed")
+
+
+def _drawing(rows: Sequence[int], take: Callable[[int], Take]) -> Callable[[np.random.Generator], Take] | None:
+    """Draw one of ``rows``; only those drawn are looked at."""
+    return (lambda rng: take(rows[int(rng.integers(len(rows)))])) if rows else None
+
+
+def _pools(clips: Sequence[Clip], apart: frozenset[int]) -> dict[tuple[str, str, str], list[int]]:
+    """Clips that may lie beside each other."""
+    pools: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for k, clip in enumerate(clips):
+        if k not in apart:
+            pools[_pool_of(clip)].append(k)
+    return pools
+
+
+def _pool_of(clip: Clip) -> tuple[str, str, str]:
+    return clip.corpus, clip.speaker, clip.emotion
+
+
+def _line_sounds(recipe: Recipe, files: SoundFiles) -> Sounds:
+    """What may lie behind a voice, as far as the recipe uses it."""
+    augment = recipe.augment
+    return read_sounds(
+        files.noise if augment.background_probability and files.noise.is_dir() else None,
+        files.music if augment.music_probability and files.music.is_dir() else None,
+        files.rooms if augment.room_probability and files.rooms.is_dir() else None,
+        recipe.features.rate_hz,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GateSide:
+    """What one side of the gate's windows is made of, training or validation: ``count`` windows of some speakers' clips
+    (by number), pieces of music, and noises.
+    """
+
+    count: int
+    voices: Mapping[str, tuple[int, ...]]
+    music: tuple[Path, ...]
+    noise: tuple[Path, ...]
+
+
+def compose_gate(
+    recipe: Recipe, sides: Sequence[GateSide], clips: Sequence[Clip], audio: ClipAudio, store: Store, workers: Workers
+) -> Path:
+    """Compose windows with a timeline of kinds, one side's after the other's.
+
+    Returns
+    -------
+    Path : of ``inputs.npy``, float16 (n, 1, T, num_mels), and ``kinds.npy``, int8 (n, 1, num_chunks)
+    """
+    settings = recipe.features
+    num_chunks = -(-settings.num_frames // recipe.gate.chunk_frames)  # the last one may be cut, as in the network
+    key = {
+        "version": __version__, "seed": recipe.seed, "features": asdict(settings), "clips": clips_key(clips),
+        "audio": audio.folder.name, "augment": asdict(recipe.augment),
+        "sides": [[s.count, dict(s.voices), [[p.name, p.stat().st_size] for p in (*s.music, *s.noise)]] for s in sides],
+    }  # fmt: skip
+
+    def fill(path: Path) -> None:
+        jobs, first = [], 0
+        for side in sides:
+            starts = range(0, side.count, _PART)
+            jobs += [(recipe, side, audio, path, first, k, min(k + _PART, side.count)) for k in starts]
+            first += side.count
+        workers.run(_compose_gate_part, jobs)
+
+    count = sum(side.count for side in sides)
+    shape = (count, 1, settings.num_frames, settings.num_mels)
+    arrays = {"inputs": (shape, np.float16), "kinds": ((count, 1, num_chunks), np.int8)}
+    return store.make("gate-windows", key, arrays, fill)
+
+
+def _compose_gate_part(
+    recipe: Recipe, side: GateSide, audio: ClipAudio, path: Path, first: int, start: int, stop: int, report: Report
+) -> None:
+    """Compose windows ``start`` to ``stop`` of a side, which lie from row ``first`` on."""
+    settings = recipe.features
+    samples_of = audio.open()
+    sounds = GateSounds(
+        {speaker: [np.asarray(samples_of[k]) for k in rows] for speaker, rows in side.voices.items()},
+        [read_samples(file, settings.rate_hz) for file in side.music],
+        [read_samples(file, settings.rate_hz) for file in side.noise],
+    )
+    x, y = (np.load(path / f"{array}.npy", mmap_mode="r+") for array in ("inputs", "kinds"))
+    frames = np.array([settings.num_frames], np.int32)
+    for k in range(first + start, first + stop):
+        rng = np.random.default_rng([recipe.seed, 5, k])
+        samples, y[k, 0] = gate_window(rng, sounds, settings, y.shape[2], recipe.augment)
+        x[k, 0] = level_below_peak(extract(samples[None], settings).mel_db, frames, settings.top_db)[0]
+    x.flush()
+    y.flush()
+    report(f"gate windows {start + 1} to {stop} of {side.count} composed")

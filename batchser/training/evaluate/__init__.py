@@ -1,0 +1,28 @@
+"""Evaluation: what a bundle is worth on clips and calls that its models never heard, measured through the job itself.
+
+``held_out`` says what a bundle never heard, ``measure`` scores it, through ``degradations`` and in composed ``calls``
+too; ``scores`` are the figures, ``report``, ``pictures`` and ``card`` show them.
+"""
+
+from batchser.training.evaluate.held_out import (
+    bundle_splits,
+    fold_model,
+    protocol_of,
+    read_clips,
+    split_arrays,
+    unheard_by,
+)
+from batchser.training.evaluate.measure import EvaluateOptions, choose_degradations, evaluate_bundle, score_clips
+
+__all__ = [
+    "EvaluateOptions",
+    "bundle_splits",
+    "choose_degradations",
+    "evaluate_bundle",
+    "fold_model",
+    "protocol_of",
+    "read_clips",
+    "score_clips",
+    "split_arrays",
+    "unheard_by",
+]

@@ -1,0 +1,106 @@
+"""What a bundle never heard: its corpora's clips, the protocol's splits, and the model of each split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from batchser.bundle import Bundle, named_weights, read_weights
+from batchser.errors import ConfigError
+from batchser.records import FloatArray
+from batchser.scoring import Model
+from batchser.training import protocols
+from batchser.training.corpora import Clip, CorpusRead, LabelOptions, clips_key, read_corpora
+from batchser.training.fit import Fitted
+from batchser.training.protocols import Split
+
+
+def read_clips(bundle: Bundle, data: Path) -> CorpusRead:
+    """Read the bundle's corpora as they were read for its training.
+
+    Raises
+    ------
+    ConfigError : a corpus is not under ``data``, or the bundle was trained on none that can be read
+    """
+    options = dict(bundle.training.get("label_options", {}))
+    options["merge"] = tuple((source, target) for source, target in options.get("merge", ()))
+    own = [corpus["name"] for corpus in bundle.data if "through" not in corpus]  # what the bundle it began with heard
+    read = read_corpora(data, own, LabelOptions(**options))
+    silent = set(bundle.training.get("silent", ()))
+    if not silent:
+        return read
+    return replace(read, clips=[clip for clip in read.clips if clips_key([clip]) not in silent])
+
+
+def bundle_splits(bundle: Bundle, clips: Sequence[Clip]) -> list[Split]:
+    """The splits that the bundle's split models were trained for, on the clips as they were read then.
+
+    Raises
+    ------
+    ConfigError : the bundle carries no split models; the clips are dealt into other splits than in its training, so
+        that a model would be tested on what it has heard
+    """
+    _require_split_models(bundle)
+    training, protocol = bundle.training, protocol_of(bundle)
+    found = protocols.splits(
+        clips,
+        protocol,
+        folds=[int(fold) for fold in training["folds"]],
+        test_corpora=training["test_corpora"],
+        seed=int(training["seed"]),
+        test_share=float(training["test_share"]),
+    )
+    unheard = unheard_by(bundle)
+    known = {split.name: protocols.held_out(clips, split, protocol) - unheard.get(split.name, set()) for split in found}
+    what = "clips" if protocol.startswith("random") else "speakers"
+    faults = [f"split {name}: {len(own)} {what} that its model was trained on" for name, own in known.items() if own]
+    if faults:
+        remedy = "give the corpora, manifests and index.csv that it was trained on"
+        about = f"bundle {bundle.name}: clips are not dealt as in its training"
+        raise ConfigError([f"{about}: {fault}; {remedy}" for fault in faults])
+    return found
+
+
+def unheard_by(bundle: Bundle) -> dict[str, frozenset[str]]:
+    """What each split model has not heard, as the training run noted it: keys of speakers or clips by split."""
+    return {name: frozenset(keys) for name, keys in bundle.training["held_out"].items()}
+
+
+def protocol_of(bundle: Bundle) -> str:
+    """The protocol that the bundle was trained under (bundles before there were several: speaker-folds)."""
+    return str(bundle.training.get("protocol", "speaker-folds"))
+
+
+def split_arrays(name: str, fitted: Fitted) -> dict[str, FloatArray]:
+    """Name a split model's arrays as folds.npz has them: ``NAME/000`` …, its scaler and its temperature."""
+    return named_weights(name, fitted.weights) | {
+        f"scaler_mean/{name}": fitted.mean,
+        f"scaler_std/{name}": fitted.std,
+        f"temperature/{name}": np.array([fitted.temperature], np.float32),
+    }
+
+
+def fold_model(bundle: Bundle, name: str) -> Model:
+    """Load the model of one split (a fold): the bundle with the weights that never saw the split's test clips.
+
+    Raises
+    ------
+    ConfigError : the bundle carries no such model
+    """
+    _require_split_models(bundle)
+    arrays = read_weights(bundle, "folds.npz")
+    own = {f"emotion/{key[len(name) + 1 :]}": array for key, array in arrays.items() if key.startswith(f"{name}/")}
+    if not own:
+        raise ConfigError(f"bundle {bundle.name}: folds.npz has no model of fold {name}")
+    scaler = {f"scaler/{part}": arrays[f"scaler_{part}/{name}"] for part in ("mean", "std")}
+    draft = replace(bundle, temperature=float(arrays[f"temperature/{name}"][0]))
+    gate = {key: array for key, array in read_weights(bundle).items() if key.startswith("gate/")}
+    return Model(draft, gate | own | scaler)
+
+
+def _require_split_models(bundle: Bundle) -> None:
+    if bundle.folder is None or not (bundle.folder / "folds.npz").is_file():
+        raise ConfigError(f"bundle {bundle.name}: it carries no fold models (folds.npz); train it again to evaluate it")

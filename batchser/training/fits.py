@@ -1,0 +1,53 @@
+"""Fits kept on disk: a run that was killed takes those that are finished and goes on with the others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from batchser.records import FloatArray, IntArray
+from batchser.settings import fingerprint_of
+from batchser.training.fit import Examples, Fitted, Report, Start, Task, fit
+
+
+def fit_or_take(
+    task: Task,
+    folder: Path,
+    targets: FloatArray | IntArray,
+    groups: IntArray | None,
+    start: Start | None,
+    work: Path,
+    report: Report,
+) -> Fitted:
+    """Fit a task, or take the fit that an earlier run of the same task has kept in ``work``.
+
+    What is taken was made from the same windows, clips, targets and settings: the file's name has their fingerprint.
+    """
+    key = fingerprint_of([
+        asdict(task) | {"train": task.train.tolist(), "valid": task.valid.tolist()}, folder.name,
+        fingerprint_of(targets.round(4).tolist()) if targets.ndim == 2 else "", start.key if start else "",
+    ])[:16]  # fmt: skip
+    path = work / f"fit-{task.name}-{key}.npz"
+    if path.is_file():
+        report(f"{task.name}: taken from {path}")
+        return _read_fit(path)
+    examples = Examples(np.load(folder / "inputs.npy", mmap_mode="r"), targets, groups)
+    state = work / f"fit-{task.name}-{key}.state.npz"
+    fitted = fit(examples, task, lambda line: report(f"{task.name}: {line}"), state, start)
+    about = {"weights": len(fitted.weights), "temperature": fitted.temperature, "history": fitted.history}
+    arrays = {f"{k:03d}": array for k, array in enumerate(fitted.weights)} | {"mean": fitted.mean, "std": fitted.std}
+    beside = path.with_suffix(".part.npz")
+    np.savez(beside, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]  # as in bundle.py
+    beside.replace(path)
+    state.unlink(missing_ok=True)
+    return fitted
+
+
+def _read_fit(path: Path) -> Fitted:
+    with np.load(path, allow_pickle=False) as file:
+        about = json.loads(str(file["about"]))
+        weights = [file[f"{k:03d}"] for k in range(about["weights"])]
+        return Fitted(weights, file["mean"], file["std"], about["temperature"], about["history"])
