@@ -35,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 _SHARDS_PER_WORKER: Final = 6
 _MIN_SHARD_S: Final = 60.0
 _MAX_SHARD_S: Final = 3 * 3600.0
+_WARM_UP_TRIES: Final = 3
 _IN_FLIGHT_PER_WORKER: Final = 2
 _CONNECT_S: Final = 15.0
 _WORKER_BYTES: Final = 1_300_000_000  # what a worker weighs at its peak (make bench)
@@ -384,19 +385,26 @@ def _failed_shards(
 def _check_workers(client: Any, task: Task) -> None:
     """Make sure that a worker lives at all before a recording is blamed for its death.
 
+    Several times: a worker may be given this while it still ends from what it did before.
+
     Raises
     ------
-    RunError : a worker dies with nothing to do but load the model
+    RunError : worker after worker dies with nothing to do but load the model
     """
     from distributed import KilledWorker
 
-    try:
-        client.submit(warm_up, task, pure=False).result()
-    except KilledWorker as error:
-        raise RunError(
-            "a worker died while it loaded the model, with no recording to blame; it needs some 1.3 GB of memory. Give "
-            "it more, or use fewer workers (--workers), and repeat the same command"
-        ) from error
+    died: KilledWorker | None = None
+    for _ in range(_WARM_UP_TRIES):
+        try:
+            client.submit(warm_up, task, pure=False).result()
+        except KilledWorker as error:
+            died = error
+        else:
+            return
+    raise RunError(
+        "a worker died while it loaded the model, with no recording to blame; it needs some 1.3 GB of memory. Give it "
+        "more, or use fewer workers (--workers), and repeat the same command"
+    ) from died
 
 
 def _quarantine(task: Task, recording: Recording) -> None:

@@ -479,6 +479,25 @@ def test_a_signal_interrupts_and_the_same_command_resumes(
 # ---------------------------------------------------------------------------------------------------- dead workers
 
 
+def test_a_death_in_loading_the_model_is_forgiven_once_but_not_every_time(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import Client
+
+    def die_once(marker: Path) -> None:
+        if not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+    with Client(cluster) as client:
+        monkeypatch.setattr(runner, "warm_up", die_once)  # travels to the workers by value
+        runner._check_workers(client, tmp_path / "died")
+        assert (tmp_path / "died").exists()
+        monkeypatch.setattr(runner, "warm_up", lambda task: os._exit(1))
+        with pytest.raises(runner.RunError, match="died while it loaded the model, with no recording to blame"):
+            runner._check_workers(client, None)
+
+
 def test_a_recording_that_kills_its_process_costs_its_own_row(
     job: Job,
     cluster: str,
