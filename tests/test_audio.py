@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import soxr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchser.audio import (
@@ -229,6 +229,7 @@ def test_mp3_without_xing_is_read_past_the_length_guessed_from_its_first_frame(t
 @pytest.mark.parametrize("name", ["mulaw.wav", "music.mp3", "voice.opus", "phone.m4a", "gsm.wav", "meet.webm"])
 @settings(max_examples=8, deadline=None)
 @given(block_s=st.floats(0.003, 4.0), rate_hz=st.sampled_from([8000, 16000, 11025]))
+@example(block_s=1 / 3, rate_hz=8000)  # the last block would have a few samples
 def test_blocks_join_to_the_whole_file_decoded_then_resampled(
     folder: Path, name: str, block_s: float, rate_hz: int
 ) -> None:

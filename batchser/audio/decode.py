@@ -25,6 +25,8 @@ _UNKNOWN_FRAMES: Final = 2**60
 _FFMPEG_WAV_TAGS: Final = frozenset({0x11, 0x50, 0x55})
 #: Containers whose header states a length that FFmpeg hands on; elsewhere it guesses from the bit rate.
 _EXACT_DEMUXERS: Final = frozenset({"mp4", "matroska", "asf", "wav", "w64", "caf", "aiff", "au", "flac"})
+#: A last read of libsndfile is longer than this: one packet of Opus.
+_TAIL_S: Final = 0.02
 #: What one packet that does not decode may stand for: its stated length could be damaged too.
 _MAX_PACKET_GAP_S: Final = 1.0
 #: How much shorter than that a whole file may be: encoders count their padding.
@@ -109,7 +111,10 @@ class SoundFileDecoder:
         """See Decoder."""
         num_decoded = 0
         while True:
-            block = np.full((num_frames, self.info.num_channels), np.nan, np.float32)
+            # Opus: libsndfile decodes a last read of less than a packet wrongly; the block before takes it along.
+            tail = (self._num_frames or 0) - num_decoded - num_frames
+            size = num_frames + tail if 0 < tail <= self.info.rate_hz * _TAIL_S else num_frames
+            block = np.full((size, self.info.num_channels), np.nan, np.float32)
             broke_off = False
             try:
                 block = self._file.read(out=block)
