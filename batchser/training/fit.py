@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,13 +21,13 @@ from batchser.records import FloatArray, IntArray
 from batchser.scoring import inference, softmax
 from batchser.settings import has_fast_bfloat16
 from batchser.training.recipe import FitSettings
+from batchser.training.workers import Report
 
 if TYPE_CHECKING:
     import keras
 
     from batchser.scoring import Network
 
-Report = Callable[[str], None]
 _MASKS: Final = 2  # SpecAugment masks of each kind
 _WARM_UP_STEPS: Final = 200
 _INFERENCE_BATCH: Final = 256
@@ -55,8 +54,8 @@ class Examples:
 class Task:
     """One fit: which examples of the whole train and which validate, and what is fitted to them.
 
-    Early stopping and calibration look at ``valid``; take other speakers for it where that matters. ``scaled`` says
-    whether features have their mean taken out as well as being divided by their deviation.
+    Early stopping and calibration look at ``valid``; take other speakers for it where that matters. Inputs are divided
+    by their deviation; ``remove_mean`` says whether their mean is taken out before.
     """
 
     name: str
@@ -66,7 +65,7 @@ class Task:
     num_outputs: int
     settings: FitSettings
     seed: int
-    scaled: bool = False
+    remove_mean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,7 @@ class _Fit:
         rng = np.random.default_rng([self.task.seed, 4])
         some = np.sort(rng.choice(self.task.train, min(_SCALER_CLIPS, len(self.task.train)), replace=False))
         values = np.asarray(self.examples.inputs[some, 0], np.float32).reshape(-1, self.examples.inputs.shape[-1])
-        self.mean = (values.mean(axis=0) if self.task.scaled else np.zeros(values.shape[1])).astype(np.float32)
+        self.mean = (values.mean(axis=0) if self.task.remove_mean else np.zeros(values.shape[1])).astype(np.float32)
         self.std = np.maximum(values.std(axis=0), 1e-3).astype(np.float32)
         if self.start is not None:
             self.mean, self.std = self.start.mean, self.start.std

@@ -10,7 +10,8 @@ import numpy as np
 
 from batchser.records import FloatArray, IntArray
 from batchser.settings import fingerprint_of
-from batchser.training.fit import Examples, Fitted, Report, Start, Task, fit
+from batchser.training.fit import Examples, Fitted, Start, Task, fit
+from batchser.training.workers import Report
 
 
 def fit_or_take(

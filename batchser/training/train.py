@@ -29,13 +29,13 @@ from batchser.training.emotion_lesson import TrainingSet, emotion_jobs, start_mo
 from batchser.training.evaluate import scores
 from batchser.training.evaluate.calls import find_split
 from batchser.training.evaluate.card import render_card
-from batchser.training.fit import Fitted, Report
+from batchser.training.fit import Fitted
 from batchser.training.fits import fit_or_take
 from batchser.training.gate_lesson import GATE, gate_weights, prepare_lesson
 from batchser.training.protocols import Split
 from batchser.training.recipe import Recipe
 from batchser.training.start import SHIPPED, Base, open_base
-from batchser.training.workers import Workers, start_workers
+from batchser.training.workers import Report, Workers, start_workers
 
 
 def train(
@@ -70,10 +70,11 @@ def train(
     recipe.augment.check_libraries()
     read = read_corpora(data, recipe.corpora, recipe.label_options)
     _check(read.clips, recipe)
+    splits = _splits(recipe, read.clips)
     for folder in calls:
-        find_split(folder, read.clips, _splits(recipe, read.clips))  # must not be found after an hour
+        find_split(folder, read.clips, splits)  # must not be found after an hour
     base = open_base(recipe, models)
-    start_models(recipe, base, read.clips, _splits(recipe, read.clips))
+    start_models(recipe, base, read.clips, splits)
     work = out.with_name(f"{out.name}.work")
     with start_workers(workers, report) as pool:
         lessons = _prepare_lessons(recipe, read, base, data, Store(work, report), pool)
@@ -82,9 +83,12 @@ def train(
         history = {name: each.history for name, each in fitted.items()}
         draft = _describe(recipe, base, {**lessons.about, "history": history})
         gate = base.gate_weights() if base else gate_weights(fitted[GATE])
-        predictions = scores.join(
-            pool.run(_score_split, [_scoring(draft, gate, split, fitted, lessons) for split in lessons.splits])
-        )
+        heard = replace(lessons, jobs=[])  # a worker that scores needs no jobs
+        scoring = [
+            (replace(draft, temperature=fitted[s.name].temperature), gate | _arrays(fitted[s.name]), s, heard)
+            for s in lessons.splits
+        ]
+        predictions = scores.join(pool.run(_score_split, scoring))
     threshold = scores.choose_threshold(predictions, recipe.kept_share)
     draft = replace(draft, temperature=fitted[SHIPPED].temperature, abstain_threshold=threshold)
     weights = gate | _arrays(fitted[SHIPPED])
@@ -162,30 +166,11 @@ def _arrays(fitted: Fitted) -> dict[str, FloatArray]:
     return named_weights("emotion", fitted.weights) | {"scaler/mean": fitted.mean, "scaler/std": fitted.std}
 
 
-def _scoring(
-    draft: Bundle, gate: Mapping[str, FloatArray], split: Split, fitted: Mapping[str, Fitted], lessons: _Lessons
-) -> tuple[Any, ...]:
-    """What a worker needs to score a split: its model, its clips and their sound."""
-    own = fitted[split.name]
-    clips = [lessons.clips[k] for k in split.test]
-    return replace(draft, temperature=own.temperature), {**gate, **_arrays(own)}, split, clips, lessons.audio
-
-
 def _score_split(
-    bundle: Bundle,
-    arrays: Mapping[str, FloatArray],
-    split: Split,
-    clips: Sequence[Clip],
-    audio: ClipAudio,
-    report: Report,
+    draft: Bundle, arrays: Mapping[str, FloatArray], split: Split, lessons: _Lessons, report: Report
 ) -> scores.Predictions:
-    samples = audio.open()
-    found = evaluate.score_clips(
-        clips, Model(bundle, arrays), split=split.name, audio=[np.asarray(samples[k]) for k in split.test]
-    )
-    uar = scores.evaluate(found, 0.0)["uar"]
-    report(f"{split.name}: UAR {uar:.3f} on {len(found.truth)} clips of {len(set(found.speakers))} speakers")
-    return found
+    """Score a split in a worker, which reads the sound from the file that all share."""
+    return evaluate.score_split(lessons.clips, split, Model(draft, arrays), report, lessons.audio.open())
 
 
 def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
@@ -208,7 +193,6 @@ def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
         raise ConfigError([f"recipe {recipe.name}: {fault}" for fault in faults])
     for spec, width in ((recipe.network, features.num_features), (recipe.gate_network, features.num_mels)):
         networks.build(spec.name, features.num_frames, width, 2, spec.options)  # raises for options it does not take
-    _splits(recipe, clips)
 
 
 def _window_mflop(recipe: Recipe) -> float:

@@ -12,7 +12,13 @@ from batchser.training.evaluate.held_out import (
     split_arrays,
     unheard_by,
 )
-from batchser.training.evaluate.measure import EvaluateOptions, choose_degradations, evaluate_bundle, score_clips
+from batchser.training.evaluate.measure import (
+    EvaluateOptions,
+    choose_degradations,
+    evaluate_bundle,
+    score_clips,
+    score_split,
+)
 
 __all__ = [
     "EvaluateOptions",
@@ -23,6 +29,7 @@ __all__ = [
     "protocol_of",
     "read_clips",
     "score_clips",
+    "score_split",
     "split_arrays",
     "unheard_by",
 ]

@@ -158,13 +158,12 @@ def _call_windows(outcome: Outcome, turns: Sequence[Turn], bundle: Bundle, split
                 rows.append((kind, int(channel.kind[k]), label, speaker))
                 found.append(channel.probabilities[k][None])
     probabilities = np.concatenate(found)
-    powers = probabilities.astype(np.float64) ** bundle.temperature  # softmax(z) of softmax(z / T), as in measure.py
     return CallWindows(
         true_kind=np.array([row[0] for row in rows], np.int32),
         kind=np.array([row[1] for row in rows], np.int32),
         emotion=np.array([row[2] for row in rows], np.int32),
         probabilities=probabilities,
-        uncalibrated=(powers / powers.sum(axis=1, keepdims=True)).astype(np.float32),
+        uncalibrated=scores.without_temperature(probabilities, bundle.temperature).astype(np.float32),
         speakers=np.array([row[3] for row in rows], np.str_),
         splits=np.full(len(rows), split, np.dtype(f"U{max(1, len(split))}")),
         call_ids=np.full(len(rows), outcome.recording.call_id),

@@ -32,8 +32,8 @@ from batchser.training.evaluate import degradations, scores
 from batchser.training.evaluate.held_out import bundle_splits, fold_model, protocol_of
 from batchser.training.evaluate.scores import Predictions
 from batchser.training.protocols import Split
+from batchser.training.workers import Report
 
-Report = Callable[[str], None]
 #: The line that the main scores are measured on, and the one that the degradations are compared with.
 STANDARD_LINE: Final = "mu-law"
 CLEAN_LINE: Final = "clean"
@@ -150,15 +150,13 @@ def _recordings(
 def _uncalibrated(outcome: Outcome, bundle: Bundle) -> FloatArray:
     """A clip's probabilities as the network gives them without its temperature T, float32 (L,); NaN where not scored.
 
-    A window's calibrated probabilities are softmax(z / T), so softmax(z) is their T-th power, normalised; the windows
-    are then weighted by their voiced seconds, as in summary.py. This is exact for any number of windows.
+    Windows are weighted by their voiced seconds, as in summary.py. This is exact for any number of windows.
     """
     if outcome.summaries[0].means is None:
         return np.full(len(bundle.labels), np.nan, np.float32)
     (channel,) = outcome.windows
     own = channel.scored
-    powers = channel.probabilities[own].astype(np.float64) ** bundle.temperature
-    windows = powers / powers.sum(axis=1, keepdims=True)
+    windows = scores.without_temperature(channel.probabilities[own], bundle.temperature)
     weights = np.maximum(channel.voiced_s[own], MIN_WEIGHT_S)
     return np.asarray(np.average(windows, axis=0, weights=weights), np.float32)
 
@@ -195,7 +193,7 @@ def evaluate_bundle(
     owners = {folder: composed.find_split(folder, clips, found) for folder in calls}  # before anything takes long
     model_of = functools.cache(functools.partial(fold_model, bundle))
     if predictions is None:
-        predictions = scores.join([_scored(clips, split, model_of(split.name), report) for split in found])
+        predictions = scores.join([score_split(clips, split, model_of(split.name), report) for split in found])
     result: dict[str, Any] = {
         "protocol": protocol_of(bundle),
         "train_only": protocols.train_only(clips, found),
@@ -213,15 +211,15 @@ def evaluate_bundle(
     return result
 
 
-def _scored(clips: Sequence[Clip], split: Split, model: Model, report: Report) -> Predictions:
-    predictions = score_clips([clips[k] for k in split.test], model, split=split.name)
-    uar = scores.basic_scores(scores.confusion_matrix(predictions.truth, predictions.answers, len(predictions.labels)))[
-        "uar"
-    ]
-    report(
-        f"{split.name}: UAR {uar:.3f} on {len(predictions.truth)} clips of {len(set(predictions.speakers))} speakers"
-    )
-    return predictions
+def score_split(
+    clips: Sequence[Clip], split: Split, model: Model, report: Report, audio: Sequence[FloatArray] | None = None
+) -> Predictions:
+    """Score the clips that a split tests on with its model; ``clips`` and ``audio`` are those of all splits."""
+    own = None if audio is None else [np.asarray(audio[k]) for k in split.test]
+    found = score_clips([clips[k] for k in split.test], model, split=split.name, audio=own)
+    uar = scores.basic_scores(scores.confusion_matrix(found.truth, found.answers, len(found.labels)))["uar"]
+    report(f"{split.name}: UAR {uar:.3f} on {len(found.truth)} clips of {len(set(found.speakers))} speakers")
+    return found
 
 
 def degradation_table(

@@ -173,6 +173,15 @@ def calibration_error(bins: Sequence[Mapping[str, float]]) -> float | None:
     return float(sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / total)
 
 
+def without_temperature(probabilities: FloatArray, temperature: float) -> DoubleArray:
+    """Windows' probabilities as the network gives them, float64 (n, L): softmax(z) from softmax(z / T).
+
+    The former is the T-th power of the latter, normalised.
+    """
+    powers = probabilities.astype(np.float64) ** temperature
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 def calibration(probabilities: FloatArray, uncalibrated: FloatArray, truth: IntArray) -> dict[str, Any]:
     """Calibration error and reliability bins with the model's temperature, and ``_before`` it; NaN rows left out."""
     heard = ~np.isnan(probabilities).any(axis=1)
