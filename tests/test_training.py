@@ -25,6 +25,8 @@ from batchser.training import compose, evaluate, fits
 from batchser.training import train as training
 from batchser.training.augment.sounds import composed_music, generated_noise
 from batchser.training.corpora import find_audio
+from batchser.training.distil import Teaching, taught_targets
+from batchser.training.emotion_lesson import teacher_jobs
 from batchser.training.examples import GateSounds, emotion_window, gate_window, make_take, place
 from batchser.training.fit import Fitted, Start, Task, calibrate, draw_order, mask, mix, rounded
 from batchser.training.gate_lesson import gate_weights, split_music
@@ -42,6 +44,7 @@ folds = [0, 1]
 gate_windows = 240
 gate_held_out_fold = 1
 gate_held_out_music = 0.5
+teachers = 1
 
 [features]
 fft_samples = 1024
@@ -63,6 +66,16 @@ frequency_mask = 4
 average_epochs = 2
 vote_share = 0.2
 balance = ["class"]
+
+[teacher_network]
+name = "conv-dual-lstm"
+filters = [4, 4, 4]
+units = [4, 4]
+
+[teacher_fit]
+epochs = 1
+batch_size = 16
+frequency_mask = 4
 
 [gate]
 voiced_probability = 0.05  # 240 windows make an unsure gate
@@ -232,9 +245,10 @@ def test_the_bundle_scores_recordings(run, data):
 
 
 def test_a_killed_run_goes_on_from_its_windows_its_finished_fits_and_the_others_last_epoch(run):
-    assert run.kept == ["audio", "fit", "fit", "fit", "fit", "gate", "windows"]
+    assert run.kept == ["audio", *["fit"] * 7, "gate", "windows"]
     taken = [line.split(":")[0] for line in run.second if "taken from" in line]
-    assert taken == ["audio", "windows", "gate-windows", "gate", "0", "1"]
+    teachers = [f"{split}-teacher-1" for split in ("0", "1", "shipped")]
+    assert taken == ["audio", "windows", "gate-windows", "gate", *teachers, "0", "1"]
     epochs = [line for line in run.second if "epoch" in line]
     assert epochs[0] == "shipped: goes on after epoch 1 of 2"
     assert [line.split(",")[0][:19] for line in epochs[1:]] == ["shipped: epoch 2/2:"]
@@ -263,7 +277,8 @@ def test_a_fold_model_carries_its_own_weights_and_scaler_and_the_shared_gate(run
 
 def test_a_bundle_says_what_was_drawn_and_how_it_went(run):
     training_of = run.bundle.training
-    assert set(training_of["history"]) == {"gate", "0", "1", "shipped"}
+    networks_of = [name for split in ("0", "1", "shipped") for name in (split, f"{split}-teacher-1")]
+    assert set(training_of["history"]) == {"gate", *networks_of}
     assert [len(curve) for curve in training_of["history"]["shipped"].values()] == [2, 2]
     assert training_of["whole_recipe"]["fit"]["vote_share"] == 0.2
     assert (training_of["protocol"], training_of["left_out"]) == ("speaker-folds", 0)
@@ -303,8 +318,10 @@ def test_a_kept_fit_is_not_taken_for_another_task(recipe, tmp_path, monkeypatch)
     rows, targets = np.arange(4), np.eye(4, 6, dtype=np.float32)
     task = Task("0", rows[:3], rows[3:], recipe.network, 6, recipe.fit, 1)
 
-    def take(task: Task, targets: np.ndarray = targets, start: Start | None = None) -> Fitted:
-        return fits.fit_or_take(task, tmp_path / "windows", targets, None, start, tmp_path, lambda line: None)
+    def take(
+        task: Task, targets: np.ndarray = targets, start: Start | None = None, teaching: Teaching | None = None
+    ) -> Fitted:
+        return fits.fit_or_take(task, tmp_path / "windows", targets, None, start, teaching, tmp_path, lambda line: None)
 
     take(task)
     again = take(task)
@@ -314,7 +331,48 @@ def test_a_kept_fit_is_not_taken_for_another_task(recipe, tmp_path, monkeypatch)
         take(dataclasses.replace(task, **changed))
     take(task, targets[::-1])
     take(task, start=Start("another", [], targets, targets, ()))
-    assert len(runs) == 7
+    monkeypatch.setattr(fits, "taught_targets", lambda inputs, targets, rows, teaching: targets)
+    for weight, share in ((0.0, 0.5), (1.0, 0.5), (1.0, 0.25)):
+        one = np.ones(3, np.float32)
+        take(task, teaching=Teaching(recipe.network, (Fitted([weight * one], one, one, 1.0, {}),), share))
+    assert len(runs) == 10
+
+
+def test_teachers_hear_what_their_network_may_hear_and_no_more(recipe):
+    rows = np.arange(6)
+    jobs = [(Task(name, rows[:k], rows[k:], recipe.network, 6, recipe.fit, 7), "windows", "targets", None, "start")
+            for k, name in enumerate(("0", "1"), 3)]  # fmt: skip
+    taught = teacher_jobs(dataclasses.replace(recipe, teachers=2), jobs)
+    assert [job[0].name for job in taught] == ["0-teacher-1", "0-teacher-2", "1-teacher-1", "1-teacher-2"]
+    for (task, *others), (own, *_) in zip(taught, (jobs[0], jobs[0], jobs[1], jobs[1]), strict=True):
+        assert np.array_equal(task.train, own.train)
+        assert np.array_equal(task.valid, own.valid)
+        assert (task.network, task.settings) == (recipe.teacher_network, recipe.teacher_fit)
+        assert others == ["windows", "targets", None, None]  # another build starts from chance
+    assert len({job[0].seed for job in taught[:2]} | {7}) == 3
+    alike = dataclasses.replace(recipe, teacher_network=None)
+    assert [job[-1] for job in teacher_jobs(alike, jobs)] == ["start", "start"]
+    assert teacher_jobs(dataclasses.replace(recipe, teachers=0), jobs) == []
+
+
+def test_a_target_is_blended_with_the_mean_of_what_the_teachers_say_of_that_very_window(recipe):
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(0, 2, (5, 2, recipe.features.num_frames, 32)).astype(np.float16)
+    targets = np.eye(6, dtype=np.float32)[:5]
+    spec, rows = recipe.network, np.array([0, 1, 3])
+    teachers, said = [], []
+    for seed in (1, 2):
+        network = networks.build(spec.name, *inputs.shape[2:], 6, spec.options)
+        network.set_weights([rng.uniform(0, 0.3, weight.shape) for weight in network.weights])
+        mean, std = rng.normal(0, 1, 32).astype(np.float32), rng.uniform(1, 2, 32).astype(np.float32)
+        teachers.append(Fitted(network.get_weights(), mean, std, 0.25 * seed, {}))
+        windows = ((inputs - mean) / std).astype(np.float32).reshape(10, *inputs.shape[2:])
+        said.append(softmax(np.asarray(network(windows, training=False)) / (0.25 * seed)).reshape(5, 2, 6))
+    found = taught_targets(inputs, targets, rows, Teaching(spec, tuple(teachers), 0.75))
+    expected = 0.25 * targets[:, None] + 0.75 * np.mean(said, axis=0)
+    np.testing.assert_allclose(found[rows], expected[rows], atol=1e-4)
+    assert np.array_equal(found[[2, 4]], np.repeat(targets[[2, 4], None], 2, axis=1))
+    assert not np.allclose(found[0, 0], found[0, 1])
 
 
 def test_excerpts_of_one_piece_stay_on_one_side(recipe, data):
@@ -357,6 +415,7 @@ def test_every_protocol_trains_on_manifests_and_is_measured_again_the_same(
     quick = {"epochs": 1, "average_epochs": 0, "balance": ("class", "corpus")}
     changes = {
         "protocol": protocol, "corpora": ("support.csv", "sales.csv"), "gate_windows": 40,
+        "teachers": 0,
         "test_corpora": ("sales",) if protocol == "cross-corpus" else (),
         "fit": dataclasses.replace(recipe.fit, **quick),
         "gate_fit": dataclasses.replace(recipe.gate_fit, epochs=1),
@@ -395,7 +454,7 @@ def tuned(run, recipe, data, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     """The tiny bundle trained on for an epoch of steps that are next to nothing, with a label more."""
     settings = dataclasses.replace(recipe.fit, epochs=1, average_epochs=0, learning_rate=1e-12, weight_decay=0.0)
     labels = ("calm", *LABELS)
-    more = dataclasses.replace(recipe, labels=labels, fit=settings, start_from=str(run.bundle.folder))
+    more = dataclasses.replace(recipe, labels=labels, fit=settings, teachers=0, start_from=str(run.bundle.folder))
     return training.train(more, data, tmp_path_factory.mktemp("out") / "tuned", lambda line: None, workers=0)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from batchser.bundle import NetworkSpec
 from batchser.records import FloatArray, IntArray
 from batchser.training import protocols
 from batchser.training.corpora import Clip
@@ -17,6 +18,8 @@ from batchser.training.fit import Task
 from batchser.training.protocols import Split
 from batchser.training.recipe import Recipe
 from batchser.training.start import SHIPPED, Base
+
+_TEACHER_SEEDS: Final = 1000  # apart: a split's own seed is the recipe's and its number
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,29 @@ def start_models(recipe: Recipe, base: Base | None, clips: Sequence[Clip], split
     return {split.name: base.model_for(clips, split, recipe.protocol) for split in splits} | {SHIPPED: SHIPPED}
 
 
+def teacher_network(recipe: Recipe) -> NetworkSpec:
+    """The build of the teachers: that of the networks they teach, where the recipe names no other."""
+    return recipe.teacher_network or recipe.network
+
+
+def teacher_jobs(recipe: Recipe, jobs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The fits that those of ``emotion_jobs`` learn from, the first one's ``recipe.teachers`` first; none without."""
+    network = teacher_network(recipe)
+    return [
+        (
+            replace(
+                task, name=f"{task.name}-teacher-{number}", network=network, settings=recipe.teacher_fit,
+                seed=task.seed + _TEACHER_SEEDS * number,
+            ),
+            folder, targets, groups, start if network == recipe.network else None,
+        )
+        for task, folder, targets, groups, start in jobs
+        for number in range(1, recipe.teachers + 1)
+    ]  # fmt: skip
+
+
 def emotion_jobs(training: TrainingSet, splits: Sequence[Split], base: Base | None) -> list[tuple[Any, ...]]:
-    """One fit a split, and the shipped one on everything: the arguments of ``fits.fit_or_take``."""
+    """One fit a split, and the shipped one on everything: the first arguments of ``fits.fit_or_take``."""
     recipe = training.recipe
     everything = np.arange(len(training.clips), dtype=np.int32)
     targets, groups = training.targets(), training.groups()

@@ -41,8 +41,9 @@ class Examples:
     """Training windows ready for a network.
 
     ``inputs`` is float16 (n, copies, T, F), often a file mapped into memory: the copies of an example are drawn from in
-    turn, one an epoch. ``targets`` is float32 (n, L), probabilities of the labels, or int (n, copies, chunks) for one
-    label a chunk. ``groups`` is int (n, g): the groups that are drawn equally often (``FitSettings.balance``).
+    turn, one an epoch. ``targets`` is float32 (n, L) or (n, copies, L), probabilities of the labels, or int
+    (n, copies, chunks) for one label a chunk. ``groups`` is int (n, g): the groups that are drawn equally often
+    (``FitSettings.balance``).
     """
 
     inputs: npt.NDArray[np.float16]
@@ -219,7 +220,10 @@ class _Fit:
         targets = self.examples.targets
         if targets.ndim == 2:
             return x, np.asarray(targets[rows], np.float32)
-        return x, np.eye(self.task.num_outputs, dtype=np.float32)[targets[rows, copies]]
+        taken = targets[rows, copies]
+        if taken.dtype == np.float32:
+            return x, np.asarray(taken, np.float32)
+        return x, np.eye(self.task.num_outputs, dtype=np.float32)[taken]
 
     def run_epoch(self) -> tuple[float, float]:
         """Train one epoch and look at the validation examples: mean training loss, validation loss."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from batchser.records import FloatArray, IntArray
 from batchser.settings import fingerprint_of
+from batchser.training.distil import Teaching, taught_targets
 from batchser.training.fit import Examples, Fitted, Start, Task, fit
 from batchser.training.workers import Report
 
@@ -20,6 +21,7 @@ def fit_or_take(
     targets: FloatArray | IntArray,
     groups: IntArray | None,
     start: Start | None,
+    teaching: Teaching | None,
     work: Path,
     report: Report,
 ) -> Fitted:
@@ -30,12 +32,16 @@ def fit_or_take(
     key = fingerprint_of([
         asdict(task) | {"train": task.train.tolist(), "valid": task.valid.tolist()}, folder.name,
         fingerprint_of(targets.round(4).tolist()) if targets.ndim == 2 else "", start.key if start else "",
+        *([teaching.key()] if teaching else []),
     ])[:16]  # fmt: skip
     path = work / f"fit-{task.name}-{key}.npz"
     if path.is_file():
         report(f"{task.name}: taken from {path}")
         return _read_fit(path)
-    examples = Examples(np.load(folder / "inputs.npy", mmap_mode="r"), targets, groups)
+    inputs = np.load(folder / "inputs.npy", mmap_mode="r")
+    if teaching is not None:
+        targets = taught_targets(inputs, np.asarray(targets, np.float32), task.train, teaching)
+    examples = Examples(inputs, targets, groups)
     state = work / f"fit-{task.name}-{key}.state.npz"
     fitted = fit(examples, task, lambda line: report(f"{task.name}: {line}"), state, start)
     about = {"weights": len(fitted.weights), "temperature": fitted.temperature, "history": fitted.history}

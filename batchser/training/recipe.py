@@ -115,6 +115,8 @@ class Recipe:
 
     ``test_share`` of the clips is what the random protocols test on; ``kept_share`` of the held-out clips are above the
     confidence from which on the model does not abstain.
+    ``teachers`` networks are fitted for every split before the one that counts, ``teacher_network`` (empty: the same
+    build) by ``teacher_fit``; ``teacher_share`` of its targets is what they say of a window (training.distil).
     ``start_from`` names a bundle whose networks the fits start from (empty: from chance): its shipped one or, for clips
     that it was itself measured on, the split model that never heard them.
     ``sound_licences`` says whose the ``music``, ``noise`` and ``rir`` of the data are, for the model card.
@@ -135,6 +137,10 @@ class Recipe:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     network: NetworkSpec = field(default_factory=lambda: NetworkSpec("conv-dual-lstm", {}))
     fit: FitSettings = field(default_factory=FitSettings)
+    teachers: int = 0
+    teacher_share: float = 0.6
+    teacher_network: NetworkSpec | None = None
+    teacher_fit: FitSettings = field(default_factory=FitSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     gate_network: NetworkSpec = field(default_factory=lambda: NetworkSpec("gate-conv", {}))
     gate_fit: FitSettings = field(default_factory=FitSettings)
@@ -149,6 +155,7 @@ class Recipe:
         faults = _out_of_range(self, {
             "seed": (0, inf), "gate_windows": (20, inf), "gate_held_out_fold": (0, inf),
             "gate_held_out_music": (0, 0.99), "kept_share": (0.01, 1), "test_share": (0.01, 0.99),
+            "teachers": (0, inf), "teacher_share": (0, 1),
         })  # fmt: skip
         if faults:
             raise ConfigError([f"recipe: {fault}" for fault in faults])
@@ -189,9 +196,13 @@ _PARTS: Final[Mapping[str, type]] = {
     "windows": WindowSettings,
     "augment": AugmentSettings,
     "fit": FitSettings,
+    "teacher_fit": FitSettings,
     "gate": GateSettings,
     "gate_fit": FitSettings,
 }
+
+
+_NETWORKS: Final = ("network", "teacher_network", "gate_network")
 
 
 def _recipe_of(values: dict[str, Any]) -> Recipe:
@@ -200,7 +211,7 @@ def _recipe_of(values: dict[str, Any]) -> Recipe:
     for name, kind in _PARTS.items():
         faults += _unknown_keys(values.get(name, {}), kind, f"{name}.")
     faults += [f"{key}: missing" for key in ("name", "corpora", "labels", "negative_labels") if key not in values]
-    for name in ("network", "gate_network"):
+    for name in _NETWORKS:
         if name in values and not (isinstance(values[name], dict) and isinstance(values[name].get("name"), str)):
             faults.append(f"{name}: received {values[name]!r}, expected a table with the network's name")
     if values.get("protocol", PROTOCOLS[0]) not in PROTOCOLS:
@@ -217,7 +228,7 @@ def _recipe_of(values: dict[str, Any]) -> Recipe:
             except ConfigError as error:
                 faults += [f"{name}.{fault.removeprefix('fit.')}" if kind is FitSettings else fault
                            for fault in error.faults]  # fmt: skip
-    for name in ("network", "gate_network"):
+    for name in _NETWORKS:
         if name in values:
             options = dict(values[name])
             built[name] = NetworkSpec(options.pop("name"), options)

@@ -25,7 +25,8 @@ from batchser.scoring import Model, start_tensorflow
 from batchser.training import compose, evaluate, protocols
 from batchser.training.compose import ClipAudio, SoundFiles, Store
 from batchser.training.corpora import Clip, CorpusRead, clips_key, corpus_of, read_corpora, render_faults
-from batchser.training.emotion_lesson import TrainingSet, emotion_jobs, start_models
+from batchser.training.distil import Teaching
+from batchser.training.emotion_lesson import TrainingSet, emotion_jobs, start_models, teacher_jobs, teacher_network
 from batchser.training.evaluate import scores
 from batchser.training.evaluate.calls import find_split
 from batchser.training.evaluate.card import render_card
@@ -78,12 +79,11 @@ def train(
     work = out.with_name(f"{out.name}.work")
     with start_workers(workers, report) as pool:
         lessons = _prepare_lessons(recipe, read, base, data, Store(work, report), pool)
-        fits = pool.run(fit_or_take, [(*job, work) for job in lessons.jobs])
-        fitted = dict(zip([job[0].name for job in lessons.jobs], fits, strict=True))
+        fitted = _fit_all(recipe, lessons, work, pool)
         history = {name: each.history for name, each in fitted.items()}
         draft = _describe(recipe, base, {**lessons.about, "history": history})
         gate = base.gate_weights() if base else gate_weights(fitted[GATE])
-        heard = replace(lessons, jobs=[])  # a worker that scores needs no jobs
+        heard = replace(lessons, jobs=[], gate_jobs=[])  # a worker that scores needs no jobs
         scoring = [
             (replace(draft, temperature=fitted[s.name].temperature), gate | _arrays(fitted[s.name]), s, heard)
             for s in lessons.splits
@@ -106,12 +106,16 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class _Lessons:
-    """All that is ready before the first fit: clips and splits, one job a network, and what bundle.json says of it."""
+    """All that is ready before the first fit: clips and splits, one job a network, and what bundle.json says of it.
+
+    There is no gate's job where the gate is taken from another bundle.
+    """
 
     clips: list[Clip]
     audio: ClipAudio
     splits: list[Split]
     jobs: list[tuple[Any, ...]]
+    gate_jobs: list[tuple[Any, ...]]
     about: dict[str, Any]
 
 
@@ -138,10 +142,26 @@ def _prepare_lessons(
         "validation_speakers": training.validation(jobs),
     }
     if base is not None:
-        return _Lessons(clips, audio, splits, jobs, about | base.about_gate())
+        return _Lessons(clips, audio, splits, jobs, [], about | base.about_gate())
     lesson = prepare_lesson(recipe, clips, splits, audio, data, store, pool)
     gate_job = (lesson.task, lesson.folder, np.load(lesson.folder / "kinds.npy"), None, None)
-    return _Lessons(clips, audio, splits, [gate_job, *jobs], {**about, **lesson.about})
+    return _Lessons(clips, audio, splits, jobs, [gate_job], {**about, **lesson.about})
+
+
+def _fit_all(recipe: Recipe, lessons: _Lessons, work: Path, pool: Workers) -> dict[str, Fitted]:
+    """Fit the gate and the teachers, then the networks that learn from them: all by their tasks' names."""
+    first = [*lessons.gate_jobs, *teacher_jobs(recipe, lessons.jobs)]
+    fitted = pool.run(fit_or_take, [(*job, None, work) for job in first])
+    taught = fitted[len(lessons.gate_jobs) :]
+    count = recipe.teachers
+    jobs = []
+    for k, job in enumerate(lessons.jobs):
+        teachers = tuple(taught[k * count : (k + 1) * count])
+        jobs.append(
+            (*job, Teaching(teacher_network(recipe), teachers, recipe.teacher_share) if teachers else None, work)
+        )
+    fitted += pool.run(fit_or_take, jobs)
+    return dict(zip([job[0].name for job in (*first, *lessons.jobs)], fitted, strict=True))
 
 
 def _splits(recipe: Recipe, clips: Sequence[Clip]) -> list[Split]:
@@ -177,13 +197,18 @@ def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
     """Find before anything starts what would else be found after an hour."""
     unknown = sorted({c.emotion for c in clips} - set(recipe.labels))
     features = recipe.features
+    fits = [
+        ("fit", recipe.network, recipe.fit, features.num_features),
+        ("gate_fit", recipe.gate_network, recipe.gate_fit, features.num_mels),
+    ]
+    if recipe.teachers:
+        fits.append(("teacher_fit", teacher_network(recipe), recipe.teacher_fit, features.num_features))
     faults = [
-        f"{name}: received {received}, expected at most {most}"
-        for name, received, most in (
-            ("fit.frequency_mask", recipe.fit.frequency_mask, features.num_features),
-            ("fit.time_mask", recipe.fit.time_mask, features.num_frames),
-            ("gate_fit.frequency_mask", recipe.gate_fit.frequency_mask, features.num_mels),
-            ("gate_fit.time_mask", recipe.gate_fit.time_mask, features.num_frames),
+        f"{name}.{mask}: received {received}, expected at most {most}"
+        for name, _, settings, width in fits
+        for mask, received, most in (
+            ("frequency_mask", settings.frequency_mask, width),
+            ("time_mask", settings.time_mask, features.num_frames),
         )
         if received > most
     ]
@@ -191,7 +216,7 @@ def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
         faults.append(f"labels: the corpora also hold {', '.join(unknown)}, which the recipe does not name")
     if faults:
         raise ConfigError([f"recipe {recipe.name}: {fault}" for fault in faults])
-    for spec, width in ((recipe.network, features.num_features), (recipe.gate_network, features.num_mels)):
+    for _, spec, _, width in fits:
         networks.build(spec.name, features.num_frames, width, 2, spec.options)  # raises for options it does not take
 
 

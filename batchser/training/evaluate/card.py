@@ -87,6 +87,15 @@ def _making(bundle: Bundle) -> str:
     held_out = len(training.get("gate_held_out_music", ()))
     start = training.get("start_from")
     began = f" Training began with the networks of {start['name']} ({start['sha256'][:12]})." if start else ""
+    recipe = training.get("whole_recipe", {})
+    count = recipe.get("teachers", 0)
+    others = "another network" if count == 1 else f"{count} other networks"
+    taught = (
+        f" It was distilled: {recipe['teacher_share']:.0%} of each target is what {others}, fitted before it on "
+        "the same clips, said of the window."
+        if count
+        else ""
+    )
     music = f" and {held_out} excerpts of music (named in bundle.json)" if held_out else ""
     fold = training["gate_held_out_fold"]
     unheard = "the clips tested on" if fold is None else f"the speakers of fold {fold}"
@@ -96,7 +105,7 @@ def _making(bundle: Bundle) -> str:
     of = f"{', '.join(features.names)} at {features.rate_hz} Hz ({features.num_features} values every {step_ms:g} ms)"
     paragraphs = (
         f"""Recipe `{training["recipe"]}`, seed {training["seed"]}; {versions}, Python {training["python"]}.{began}
-        Emotion network: {network}; on {of}; {training["window_mflop"]:g} MFLOP a window. Training windows
+        Emotion network: {network}; on {of}; {training["window_mflop"]:g} MFLOP a window.{taught} Training windows
         are cut as the job cuts them: at any moment of a turn, with what lies
         beside it, on a simulated telephone line. Probabilities are calibrated by a temperature
         ({bundle.temperature:.2f}) and an offset for each label on clips not trained on; below a confidence of
