@@ -90,13 +90,157 @@ def gate_conv(
     return Model(inputs, layers.Conv1D(num_outputs, 1, name="logits", dtype="float32")(x), name="gate_conv")
 
 
+def lstm_stack(
+    num_frames: int,
+    num_features: int,
+    num_outputs: int,
+    *,
+    units: Sequence[int] = (256, 128),
+    dropouts: Sequence[float] = (0.4, 0.0),
+    batch_norm: bool = True,
+    bidirectional: bool = False,
+    flatten: bool = False,
+    dense: Sequence[int] = (256,),
+    dense_dropout: float = 0.5,
+) -> keras.Model:
+    """LSTMs one upon another, as in papers 000, 001 and 002: (B, T, F) → logits (B, num_outputs).
+
+    Each LSTM but the last gives its whole sequence, then BatchNorm where asked for, and ``dropouts`` of its own; the
+    last one its last state, or, with ``flatten``, its sequence as one vector. Dense layers with ReLU follow. The
+    defaults are paper 000's 256/128.
+
+    Raises
+    ------
+    TypeError : not one dropout for each LSTM
+    """
+    from keras import Input, Model, layers
+
+    if len(units) != len(dropouts):
+        raise TypeError(f"dropouts: received {list(dropouts)}, expected one for each of units {list(units)}")
+    x = inputs = Input((num_frames, num_features), name="features")
+    for k, (width, dropout) in enumerate(zip(units, dropouts, strict=True)):
+        last = k + 1 == len(units)
+        lstm = layers.LSTM(width, return_sequences=flatten or not last, name=f"lstm_{k}")
+        x = (layers.Bidirectional(lstm, name=f"lstm_{k}") if bidirectional else lstm)(x)
+        if batch_norm and not last:
+            x = layers.BatchNormalization(name=f"norm_{k}")(x)
+        x = layers.Dropout(dropout)(x)
+    if flatten:
+        x = layers.Flatten()(x)
+    for k, width in enumerate(dense):
+        x = layers.Dense(width, activation="relu", name=f"dense_{k}")(x)
+        x = layers.Dropout(dense_dropout)(x)
+    return Model(inputs, layers.Dense(num_outputs, name="logits", dtype="float32")(x), name="lstm_stack")
+
+
+def conv1d_lstm(
+    num_frames: int,
+    num_features: int,
+    num_outputs: int,
+    *,
+    filters: Sequence[int] = (64, 128, 256),
+    kernels: Sequence[int] = (5, 5, 3),
+    units: Sequence[int] = (128, 64),
+    dense: Sequence[int] = (128, 64),
+) -> keras.Model:
+    """Paper 003's pseudocode: convolutions along the statistics, two LSTMs, two dense layers.
+
+    (B, T, F), T statistics as a sequence of F = 1 → [Conv1D, MaxPool 2, BatchNorm, Dropout 0.3 from the second on]
+    → LSTM, Dropout 0.4 for each of ``units`` → Dense, BatchNorm, Dropout 0.5 → Dense, Dropout 0.3 → logits.
+    """
+    from keras import Input, Model, layers
+
+    x = inputs = Input((num_frames, num_features), name="features")
+    for k, (width, kernel) in enumerate(zip(filters, kernels, strict=True)):
+        x = layers.Conv1D(width, kernel, activation="relu", name=f"conv_{k}")(x)
+        x = layers.BatchNormalization(name=f"norm_{k}")(layers.MaxPooling1D(2)(x))
+        x = layers.Dropout(0.3)(x) if k else x
+    for k, width in enumerate(units):
+        x = layers.LSTM(width, return_sequences=k + 1 < len(units), name=f"lstm_{k}")(x)
+        x = layers.Dropout(0.4)(x)
+    for k, width in enumerate(dense):
+        x = layers.Dense(width, activation="relu", name=f"dense_{k}")(x)
+        x = layers.BatchNormalization(name="norm_dense")(x) if k == 0 else x
+        x = layers.Dropout(0.3 if k else 0.5)(x)
+    return Model(inputs, layers.Dense(num_outputs, name="logits", dtype="float32")(x), name="conv1d_lstm")
+
+
+def dense_stack(
+    num_frames: int,
+    num_features: int,
+    num_outputs: int,
+    *,
+    units: Sequence[int] = (256, 128, 64),
+    dropout: float = 0.4,
+) -> keras.Model:
+    """The dense network that paper 003 trained: all statistics as one vector (B, T · F) → logits (B, num_outputs).
+
+    Dense with ReLU, BatchNorm and Dropout for each of ``units`` but the last, which is a Dense alone.
+    """
+    from keras import Input, Model, layers
+
+    inputs = Input((num_frames, num_features), name="features")
+    x = layers.Flatten()(inputs)
+    for k, width in enumerate(units):
+        x = layers.Dense(width, activation="relu", name=f"dense_{k}")(x)
+        if k + 1 < len(units):
+            x = layers.Dropout(dropout)(layers.BatchNormalization(name=f"norm_{k}")(x))
+    return Model(inputs, layers.Dense(num_outputs, name="logits", dtype="float32")(x), name="dense_stack")
+
+
+def conv2d_lstm(
+    num_frames: int,
+    num_features: int,
+    num_outputs: int,
+    *,
+    chunk_frames: int = 128,
+    chunk_hop: int = 64,
+    filters: Sequence[int] = (16, 32, 64, 128),
+    pools: Sequence[int] = (2, 4, 4, 4),
+    units: int = 64,
+    dropout: float = 0.4,
+    lstm_dropout: float = 0.3,
+) -> keras.Model:
+    """Paper 004: the same four 2D convolutions over each of the overlapping chunks of a spectrogram, then an LSTM.
+
+    (B, T, F) → (B, chunks, chunk_frames, F) → [Conv2D 3×3, BatchNorm, ReLU, MaxPool, Dropout] → (B, chunks, ·) → LSTM
+    → Dropout → logits (B, num_outputs). Seven chunks of 128 × 128 for 3 s at 48 kHz with a hop of 256. The paper's
+    table misprints block 3 as having 64 inputs: it has what block 2 gives, 32.
+    """
+    from keras import Input, Model, layers, ops
+
+    inputs = Input((num_frames, num_features), name="features")
+    starts = range(0, num_frames - chunk_frames + 1, chunk_hop)
+    x = ops.stack([inputs[:, start : start + chunk_frames] for start in starts], axis=1)
+    x = ops.reshape(x, (-1, chunk_frames, num_features, 1))  # time-distributed: each chunk is an example of its own
+    for k, (width, pool) in enumerate(zip(filters, pools, strict=True)):
+        x = layers.Conv2D(width, 3, padding="same", name=f"conv_{k}")(x)
+        x = layers.ReLU()(layers.BatchNormalization(name=f"norm_{k}")(x))
+        x = layers.Dropout(dropout)(layers.MaxPooling2D(pool)(x))
+    x = layers.Reshape((len(starts), -1))(ops.reshape(x, (-1, len(starts) * x.shape[1] * x.shape[2] * x.shape[3])))
+    x = layers.Dropout(lstm_dropout)(layers.LSTM(units, name="lstm")(x))
+    return Model(inputs, layers.Dense(num_outputs, name="logits", dtype="float32")(x), name="conv2d_lstm")
+
+
+def _unrolled(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The same layer, an LSTM with a graph node a step."""
+    config = layer.get_config()
+    if type(layer).__name__ == "LSTM":
+        config["unroll"] = True
+    elif type(layer).__name__ == "Bidirectional":
+        config["layer"]["config"]["unroll"] = True
+    return type(layer).from_config(config)
+
+
 def flops(network: keras.Model) -> int:
     """Floating-point operations to score one window, a multiplication and its addition being two.
 
-    TensorFlow's profiler counts them in the very graph that scores.
+    TensorFlow's profiler counts them in the graph that scores, LSTMs unrolled: it looks at a loop's body once.
     """
+    import keras
     import tensorflow as tf
 
+    network = keras.models.clone_model(network, clone_function=_unrolled)
     window = tf.TensorSpec((1, *network.input_shape[1:]), tf.float32)
     graph = tf.function(lambda x: network(x, training=False)).get_concrete_function(window).graph
     builder = tf.compat.v1.profiler.ProfileOptionBuilder
@@ -107,4 +251,8 @@ def flops(network: keras.Model) -> int:
 NETWORKS: Final[Mapping[str, Callable[..., keras.Model]]] = {
     "conv-dual-lstm": conv_dual_lstm,
     "gate-conv": gate_conv,
+    "lstm-stack": lstm_stack,
+    "conv1d-lstm": conv1d_lstm,
+    "dense-stack": dense_stack,
+    "conv2d-lstm": conv2d_lstm,
 }

@@ -36,8 +36,56 @@ def test_a_window_has_the_same_logits_alone_and_in_a_batch():
     np.testing.assert_allclose(np.asarray(network(inputs[3:4], training=False)), whole[3:4], atol=1e-5)
 
 
+PAPERS = {
+    # recipe of paper: frames, features, labels, network, its options, parameters
+    "001, two layers": (20, 40, 8, "lstm-stack", {
+        "units": [128, 128], "dropouts": [0.0, 0.0], "batch_norm": False, "flatten": True, "dense": [],
+    }, 238_600),
+    "002, first": (13, 1, 8, "lstm-stack", {
+        "units": [128, 64], "dropouts": [0.3, 0.3], "batch_norm": False, "dense": [128],
+    }, 125_320),
+    "002, final": (13, 1, 8, "lstm-stack", {
+        "units": [256, 64], "dropouts": [0.3, 0.3], "batch_norm": False, "dense": [128],
+    }, 355_720),
+    "003, as trained": (1, 30, 6, "dense-stack", {}, 51_014),
+    # 160 + 4,640 + 18,496 + 73,856 of convolutions, 960 of BatchNorm, 49,408 of the LSTM, 520 of the last layer
+    "004": (559, 128, 8, "conv2d-lstm", {}, 148_040),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_the_papers_networks_have_their_parameters(paper):
+    frames, features, labels, name, options, parameters = PAPERS[paper]
+    network = networks.build(name, frames, features, labels, options)
+    assert network.count_params() == parameters
+    assert network.output_shape == (None, labels)
+
+
+def test_lstms_cost_their_steps_and_not_one_turn_of_a_loop():
+    network = networks.build("lstm-stack", 30, 5, 3, {"units": [8], "dropouts": [0.0], "dense": []})
+    products = 30 * 2 * (5 + 8) * 4 * 8 + 2 * 8 * 3
+    assert products <= networks.flops(network) <= 1.2 * products
+
+
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"flatten": True}, {"units": [6], "dropouts": [0.1]}])
+def test_an_lstm_stack_takes_every_variant_of_the_papers_search(options):
+    network = networks.build("lstm-stack", 12, 5, 3, {"units": [6, 4], "dropouts": [0.1, 0.1], "dense": [7], **options})
+    inputs = np.random.default_rng(0).normal(size=(4, 12, 5)).astype(np.float32)
+    whole = np.asarray(network(inputs, training=False))
+    np.testing.assert_allclose(np.asarray(network(inputs[2:3], training=False)), whole[2:3], atol=1e-5)
+
+
+def test_chunks_of_a_spectrogram_stay_with_their_window():
+    network = networks.build("conv2d-lstm", 320, 128, 8, {})
+    inputs = np.random.default_rng(0).normal(size=(3, 320, 128)).astype(np.float32)
+    whole = np.asarray(network(inputs, training=False))
+    np.testing.assert_allclose(np.asarray(network(inputs[1:2], training=False)), whole[1:2], atol=1e-4)
+
+
 def test_an_unknown_network_or_option_is_told():
-    with pytest.raises(ConfigError, match="received 'transformer', expected one of conv-dual-lstm, gate-conv"):
+    with pytest.raises(ConfigError, match="received 'transformer', expected one of conv-dual-lstm, conv1d-lstm"):
         networks.build("transformer", 40, 16, 6, {})
     with pytest.raises(ConfigError, match="does not take these options"):
         networks.build("conv-dual-lstm", 40, 16, 6, {"heads": 8})
+    with pytest.raises(ConfigError, match=r"dropouts: received \[0.4, 0.0\], expected one for each of units \[8\]"):
+        networks.build("lstm-stack", 40, 16, 6, {"units": [8]})
