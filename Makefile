@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types bench lock wheel clean
+.PHONY: help setup demo test lint types bench papers lock wheel clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ types: setup
 
 bench: setup  ## print speed and memory of the job and each stage beside the papers' way
 	$(BIN)/python tests/bench/bench.py
+
+papers: setup  ## fill and print the table of the published systems (hours; make papers DATA=CORPORA)
+	$(BIN)/python tests/bench/published.py --data "$(DATA)"
 
 wheel: setup  ## build dist/*.whl, the default model inside
 	$(BIN)/python -m build --wheel --no-isolation

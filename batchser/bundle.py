@@ -30,6 +30,8 @@ from batchser.records import FloatArray
 from batchser.settings import FeatureSettings, GateSettings, fingerprint_of
 
 FORMAT_VERSION: Final = 1
+#: Settings that are younger than some bundles, with what those were made with.
+_ADDED: Final = {"features": {"taper": "hann", "taper_samples": 0, "steps": 0, "below_peak": False}}
 _MAX_BYTES: Final = 256 * 2**20  # a bundle is a few megabytes; a hostile one must not fill the memory
 
 
@@ -122,6 +124,8 @@ def open_bundle(folder: Path) -> Bundle:
                 "damaged or was replaced. Restore the bundle"
             )
     del body["format_version"]
+    for name, added in _ADDED.items():
+        body[name] = added | body.get(name, {})
     _check_keys(folder, body)
     try:
         return Bundle(

@@ -326,7 +326,8 @@ def models(context: click.Context, /, as_json: bool) -> None:
             known = " to ".join(f"{value:.3f}" for value in clips["intervals"]["uar"] or ()) or "no interval"
             protocol = bundle.scores.get("protocol", "speaker-folds")
             splits = len(clips["uar_by_fold"])
-            click.echo(f"  UAR {clips['uar']:.3f} ({known}), protocol {protocol}, splits: {splits}, mu-law")
+            line = bundle.scores.get("line", "mu-law")
+            click.echo(f"  UAR {clips['uar']:.3f} ({known}), protocol {protocol}, splits: {splits}, {line}")
         click.echo(f"  {folder}")
     context.exit(code)
 
@@ -334,13 +335,15 @@ def models(context: click.Context, /, as_json: bool) -> None:
 @cli.command()
 @click.option("--recipe", default=DEFAULT_MODEL, show_default=True, metavar="NAME_OR_TOML",
               help="A recipe of the package, or a TOML file of your own.")  # fmt: skip
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+              help="Change the recipe: fit.epochs=3, folds=[4], protocol=random. May be repeated.")  # fmt: skip
 @_DATA
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
               help="The bundle's folder, made at the end; DIR.work keeps windows and fits until then.")  # fmt: skip
 @_options(_CALLS, _WORKERS, _DEGRADATIONS, _CLIPS_PER_FOLD, _PICTURES, _QUIET)
 def train(
-    recipe: str, data: Path, out: Path, calls: tuple[Path, ...], workers: int | None, degradations: str,
-    clips_per_fold: int, pictures: Path | None, quiet: bool,
+    recipe: str, changes: tuple[str, ...], data: Path, out: Path, calls: tuple[Path, ...], workers: int | None,
+    degradations: str, clips_per_fold: int, pictures: Path | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Train a model bundle: the gate, one model a split to be measured, and the model to be shipped.
 
@@ -361,7 +364,8 @@ def train(
     if pictures is not None:
         make_ready(pictures)
     count = available_cores() if workers is None else workers
-    bundle = train_bundle(read_recipe(recipe), data, out, timed(quiet=quiet), calls, count, options, _model_folders())
+    chosen = read_recipe(recipe, changes)
+    bundle = train_bundle(chosen, data, out, timed(quiet=quiet), calls, count, options, _model_folders())
     if not quiet:
         click.echo(f"\n{render_scores(bundle.scores, bundle.labels)}\n\n{out}")
     for path in write_pictures(pictures, bundle, bundle.scores) if pictures is not None else ():

@@ -25,8 +25,10 @@ def build(name: str, num_frames: int, num_features: int, num_outputs: int, optio
         raise ConfigError(f"network: received {name!r}, expected one of {', '.join(sorted(NETWORKS))}")
     try:
         return NETWORKS[name](num_frames, num_features, num_outputs, **options)
-    except TypeError as error:
-        raise ConfigError(f"network {name!r} does not take these options: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"network {name!r} does not take these options for {num_frames} steps of {num_features}: {error}"
+        ) from error
 
 
 def conv_dual_lstm(
@@ -95,6 +97,7 @@ def lstm_stack(
     num_features: int,
     num_outputs: int,
     *,
+    across: bool = False,
     units: Sequence[int] = (256, 128),
     dropouts: Sequence[float] = (0.4, 0.0),
     batch_norm: bool = True,
@@ -106,18 +109,19 @@ def lstm_stack(
     """LSTMs one upon another, as in papers 000, 001 and 002: (B, T, F) → logits (B, num_outputs).
 
     Each LSTM but the last gives its whole sequence, then BatchNorm where asked for, and ``dropouts`` of its own; the
-    last one its last state, or, with ``flatten``, its sequence as one vector. Dense layers with ReLU follow. The
-    defaults are paper 000's 256/128.
+    last one its last state, or, with ``flatten``, its sequence as one vector. Dense layers with ReLU follow. With
+    ``across`` the sequence is that of the features, not of the steps. The defaults are paper 000's 256/128.
 
     Raises
     ------
-    TypeError : not one dropout for each LSTM
+    ValueError : not one dropout for each LSTM
     """
     from keras import Input, Model, layers
 
     if len(units) != len(dropouts):
-        raise TypeError(f"dropouts: received {list(dropouts)}, expected one for each of units {list(units)}")
-    x = inputs = Input((num_frames, num_features), name="features")
+        raise ValueError(f"dropouts: received {list(dropouts)}, expected one for each of units {list(units)}")
+    inputs = Input((num_frames, num_features), name="features")
+    x = layers.Permute((2, 1))(inputs) if across else inputs
     for k, (width, dropout) in enumerate(zip(units, dropouts, strict=True)):
         last = k + 1 == len(units)
         lstm = layers.LSTM(width, return_sequences=flatten or not last, name=f"lstm_{k}")
@@ -145,12 +149,13 @@ def conv1d_lstm(
 ) -> keras.Model:
     """Paper 003's pseudocode: convolutions along the statistics, two LSTMs, two dense layers.
 
-    (B, T, F), T statistics as a sequence of F = 1 → [Conv1D, MaxPool 2, BatchNorm, Dropout 0.3 from the second on]
+    (B, 1, F) → (B, F, 1), the statistics as a sequence → [Conv1D, MaxPool 2, BatchNorm, Dropout 0.3 from the second on]
     → LSTM, Dropout 0.4 for each of ``units`` → Dense, BatchNorm, Dropout 0.5 → Dense, Dropout 0.3 → logits.
     """
     from keras import Input, Model, layers
 
-    x = inputs = Input((num_frames, num_features), name="features")
+    inputs = Input((num_frames, num_features), name="features")
+    x = layers.Permute((2, 1))(inputs)
     for k, (width, kernel) in enumerate(zip(filters, kernels, strict=True)):
         x = layers.Conv1D(width, kernel, activation="relu", name=f"conv_{k}")(x)
         x = layers.BatchNormalization(name=f"norm_{k}")(layers.MaxPooling1D(2)(x))
@@ -211,6 +216,8 @@ def conv2d_lstm(
 
     inputs = Input((num_frames, num_features), name="features")
     starts = range(0, num_frames - chunk_frames + 1, chunk_hop)
+    if not starts:
+        raise ValueError(f"chunk_frames: received {chunk_frames}, expected at most the window's {num_frames} frames")
     x = ops.stack([inputs[:, start : start + chunk_frames] for start in starts], axis=1)
     x = ops.reshape(x, (-1, chunk_frames, num_features, 1))  # time-distributed: each chunk is an example of its own
     for k, (width, pool) in enumerate(zip(filters, pools, strict=True)):
@@ -228,7 +235,8 @@ def _unrolled(layer: keras.layers.Layer) -> keras.layers.Layer:
     if type(layer).__name__ == "LSTM":
         config["unroll"] = True
     elif type(layer).__name__ == "Bidirectional":
-        config["layer"]["config"]["unroll"] = True
+        for direction in ("layer", "backward_layer"):
+            config[direction]["config"]["unroll"] = True
     return type(layer).from_config(config)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from batchser import audio, gate, summary
 from batchser.bundle import find_bundle
 from batchser.errors import AudioError, ConfigError
-from batchser.features import extract, frames_inside
+from batchser.features import extract, frames_inside, log_mel
 from batchser.records import ROLES, SPEECH, AudioBlock, FloatArray, Outcome, Recording, WindowBatch, WindowScores
 from batchser.scoring import BatchScorer, Model, load_model
 from batchser.settings import DEFAULT_MODEL, RunSettings
@@ -128,9 +128,11 @@ def _gate_batch(analysis: _Analysis, batch: WindowBatch, scored: Sequence[int], 
     num_samples = np.tile(batch.num_samples, num_channels)
     num_frames = frames_inside(num_samples, settings)
     length_s = num_samples / settings.rate_hz
-    features = extract(flat, settings)
+    # Statistics of windows take so long that only those of windows to be scored are made.
+    features = None if settings.of_windows else extract(flat, settings)
+    mel_db = features.mel_db if features else log_mel(flat, settings)
     level = gate.level_dbfs(flat, num_samples)
-    chunks = model.gate(features.mel_db, num_frames)  # (C·B, num_chunks, kinds)
+    chunks = model.gate(mel_db, num_frames)  # (C·B, num_chunks, kinds)
     gated = gate.decide(chunks, num_frames, length_s, level, model.bundle.gate)
     shape = (num_channels, num_windows)
     voiced = gated.voiced.reshape(*shape, -1)
@@ -144,9 +146,8 @@ def _gate_batch(analysis: _Analysis, batch: WindowBatch, scored: Sequence[int], 
     for channel in scored:
         rows = np.flatnonzero(windows.kind[channel] == SPEECH)
         inputs = channel * num_windows + rows
-        analysis.last_window = scorer.submit(
-            features.stack[inputs], num_frames[inputs], windows.probabilities[channel], rows
-        )
+        stack = features.stack[inputs] if features else extract(flat[inputs], settings).stack
+        analysis.last_window = scorer.submit(stack, num_frames[inputs], windows.probabilities[channel], rows)
     return windows
 
 

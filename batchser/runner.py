@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 from batchser import __version__, summary
 from batchser.bundle import Bundle, find_bundle
 from batchser.errors import BatchserError, ConfigError
+from batchser.features import check_libraries
 from batchser.manifest import Manifest, make_shards, read_inputs
 from batchser.pipeline import BatchSizes, score_recordings
 from batchser.preflight import Header, read_headers, refuse_if_nothing_is_scored
@@ -155,6 +156,7 @@ def _checked(job: Job) -> tuple[Bundle, Manifest]:
     bundle = manifest = None
     try:
         bundle = find_bundle(job.model, job.search)
+        check_libraries(bundle.features)
     except ConfigError as error:
         faults += error.faults
     try:

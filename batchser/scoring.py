@@ -18,7 +18,7 @@ import numpy as np
 from batchser import networks
 from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights, weights_of
 from batchser.errors import BundleError
-from batchser.features import centre, level_below_peak
+from batchser.features import level_below_peak, network_input
 from batchser.records import KINDS, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -84,16 +84,9 @@ class Model:
         arrays = read_weights(bundle) if arrays is None else arrays
         self._mean, self._std = _scaler(arrays, bundle.features.num_features)
         features = bundle.features
-        self._emotion = self._network(bundle.network, arrays, "emotion", features.num_features, len(bundle.labels))
-        self._gate = self._network(bundle.gate_network, arrays, "gate", features.num_mels, len(KINDS))
-
-    def _network(
-        self, spec: NetworkSpec, arrays: Mapping[str, FloatArray], prefix: str, num_features: int, num_outputs: int
-    ) -> Network:
-        num_frames = self.bundle.features.num_frames
-        network = networks.build(spec.name, num_frames, num_features, num_outputs, spec.options)
-        network.set_weights(weights_of(arrays, prefix, [weight.shape for weight in network.weights]))
-        return inference(network, num_frames, num_features)
+        shape = (features.num_steps, features.num_features)
+        self._emotion = _network(bundle.network, arrays, "emotion", shape, len(bundle.labels))
+        self._gate = _network(bundle.gate_network, arrays, "gate", (features.num_frames, features.num_mels), len(KINDS))
 
     def gate(self, mel_db: FloatArray, num_frames: IntArray) -> FloatArray:
         """Probabilities of KINDS for each chunk: (B, T, num_mels), (B,) → float32 (B, num_chunks, len(KINDS))."""
@@ -101,16 +94,24 @@ class Model:
         return softmax(np.asarray(self._gate(levels)))
 
     def prepare(self, stack: FloatArray, num_frames: IntArray) -> FloatArray:
-        """Make features what the emotion network takes, by the bundle's scaler: (B, T, F), (B,) → float32 (B, T, F)."""
-        if self.bundle.features.centred:
-            stack = centre(stack, num_frames, self.bundle.features)
-        return np.asarray((stack - self._mean) / self._std, np.float32)
+        """Make features what the emotion network takes, scaled: (B, T, F), (B,) → float32 (B, num_steps, F)."""
+        read = network_input(stack, num_frames, self.bundle.features)
+        return np.asarray((read - self._mean) / self._std, np.float32)
 
     def emotions(self, prepared: FloatArray) -> FloatArray:
         """Calibrated probabilities of the labels: prepared features (B, T, F) → float32 (B, num_labels)."""
         starts = range(0, len(prepared), _SLICE_WINDOWS)
         logits = np.concatenate([np.asarray(self._emotion(prepared[k : k + _SLICE_WINDOWS])) for k in starts])
         return softmax(logits / np.float32(self.bundle.temperature))
+
+
+def _network(
+    spec: NetworkSpec, arrays: Mapping[str, FloatArray], prefix: str, shape: tuple[int, int], num_outputs: int
+) -> Network:
+    """A network of NETWORKS for inputs (B, *shape) with its weights, ready to score."""
+    network = networks.build(spec.name, *shape, num_outputs, spec.options)
+    network.set_weights(weights_of(arrays, prefix, [weight.shape for weight in network.weights]))
+    return inference(network, *shape)
 
 
 def _scaler(arrays: Mapping[str, FloatArray], num_features: int) -> tuple[FloatArray, FloatArray]:

@@ -18,6 +18,14 @@ from batchser.errors import ConfigError
 
 #: Every feature of paper 000's stack, in its order. A bundle names those its network reads.
 FEATURE_NAMES: Final = ("mfcc", "delta", "chroma", "mel", "contrast", "tonnetz")
+#: The prosody of paper 003, in the order of its table. Its sample rate is left out: it is one and the same.
+PROSODY: Final = (
+    "duration_s", "mean_amplitude", "peak_amplitude", "rms_mean", "rms_std", "intensity_db", "tempo_bpm", "zcr_mean",
+    "zcr_std", "pitch_mean", "pitch_median", "pitch_std", "pitch_variation", "voiced_ratio", "jitter", "shimmer",
+)  # fmt: skip
+#: Statistics of a whole window (prosody.py), which stand alone: a network reads these or features of frames.
+WINDOW_FEATURE_NAMES: Final = ("prosody", "centroid", "rolloff", "flux", "mfcc_mean", "mfcc_deviation")
+_TAPERS: Final = ("hann", "hamming")
 
 
 #: Frames that the gate's network judges together: its two strided layers halve the frames twice.
@@ -39,6 +47,9 @@ class FeatureSettings:
 
     The defaults are those of the telephone models: 3 s at 8 kHz, 64 ms frames every 16 ms, 64 mel bands over what a
     telephone lets through. ``centred`` (log-mel only) takes out level and the line's colour: see features.centre.
+    ``taper`` is the window function of a frame, ``taper_samples`` long in its middle (0: as long as the frame).
+    ``below_peak`` gives mel in dB below the window's loudest, not below full scale.
+    ``steps`` averages the frames inside a window over so many equal stretches (0: frames as they are; 1: their mean).
     """
 
     names: tuple[str, ...] = ("mel",)
@@ -46,6 +57,10 @@ class FeatureSettings:
     window_ms: int = 3000
     fft_samples: int = 512
     hop_samples: int = 128
+    taper: str = "hann"
+    taper_samples: int = 0
+    steps: int = 0
+    below_peak: bool = False
     num_mels: int = 64
     num_mfcc: int = 40
     num_chroma: int = 12
@@ -61,10 +76,21 @@ class FeatureSettings:
 
     def __post_init__(self) -> None:
         faults = []
-        unknown = [name for name in self.names if name not in FEATURE_NAMES]
-        if unknown or not self.names:
+        known = [set(FEATURE_NAMES), set(WINDOW_FEATURE_NAMES)]
+        if not self.names or not any(set(self.names) <= each for each in known):
             faults.append(
-                f"features.names: received {self.names!r}, expected one or more of {', '.join(FEATURE_NAMES)}"
+                f"features.names: received {self.names!r}, expected one or more of {', '.join(FEATURE_NAMES)}, or one "
+                f"or more of {', '.join(WINDOW_FEATURE_NAMES)}"
+            )
+        if self.taper not in _TAPERS:
+            faults.append(f"features.taper: received {self.taper!r}, expected one of {', '.join(_TAPERS)}")
+        if not 0 <= self.taper_samples <= self.fft_samples:
+            faults.append(
+                f"features.taper_samples: received {self.taper_samples}, expected 0 to fft_samples ({self.fft_samples})"
+            )
+        if self.steps < 0 or (self.steps and (self.centred or set(self.names) & set(WINDOW_FEATURE_NAMES))):
+            faults.append(
+                f"features.steps: received {self.steps}; expected 0 or more, and 0 with centred or features of windows"
             )
         if self.centred and tuple(self.names) != ("mel",):
             faults.append(f"features.centred: received true with names {self.names!r}; it is for mel alone")
@@ -92,12 +118,22 @@ class FeatureSettings:
         return 1 + (self.window_samples - self.fft_samples) // self.hop_samples
 
     @property
+    def of_windows(self) -> bool:
+        """Whether the features are statistics of whole windows, and not of frames."""
+        return self.names[0] in WINDOW_FEATURE_NAMES
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a window that the network reads: its frames, stretches of frames, or 1 for the whole."""
+        return 1 if self.of_windows else self.steps or self.num_frames
+
+    @property
     def num_features(self) -> int:
-        """Features per frame, over all of ``names``."""
+        """Features per step, over all of ``names``."""
         return sum(self.width_of(name) for name in self.names)
 
     def width_of(self, name: str) -> int:
-        """Features per frame of one of FEATURE_NAMES."""
+        """Features per step of one of FEATURE_NAMES or WINDOW_FEATURE_NAMES."""
         return {
             "mfcc": self.num_mfcc,
             "delta": self.num_mfcc,
@@ -105,6 +141,12 @@ class FeatureSettings:
             "mel": self.num_mels,
             "contrast": self.num_contrast_bands + 1,
             "tonnetz": 6,
+            "prosody": len(PROSODY),
+            "centroid": 1,
+            "rolloff": 1,
+            "flux": 1,
+            "mfcc_mean": self.num_mfcc,
+            "mfcc_deviation": self.num_mfcc,
         }[name]
 
 

@@ -141,6 +141,14 @@ def test_a_settings_key_of_another_version_is_named(folder):
         open_bundle(folder)
 
 
+def test_a_bundle_that_is_older_than_a_setting_has_what_it_was_made_with(folder):
+    features = dataclasses.asdict(FeatureSettings())
+    for name in ("taper", "taper_samples", "steps", "below_peak"):
+        del features[name]
+    rewrite(folder, features=features)
+    assert open_bundle(folder).features == FeatureSettings()
+
+
 def test_contradictory_settings_are_told(folder):
     rewrite(folder, features=dataclasses.asdict(FeatureSettings()) | {"mel_max_hz": 8000.0})
     with pytest.raises(BundleError, match=r"8000\.0 Hz lies above half of the rate 8000 Hz"):
@@ -207,14 +215,14 @@ def test_an_unknown_network_is_told_with_those_that_exist(folder):
     rewrite(folder, network={"name": "transformer", "options": {}})
     bundle = open_bundle(folder)
     with pytest.raises(
-        ConfigError, match=r"network: received 'transformer', expected one of conv-dual-lstm, gate-conv"
+        ConfigError, match=r"network: received 'transformer', expected one of conv-dual-lstm, conv1d-lstm"
     ):
         load_model(folder, bundle.sha256)
 
 
 def test_an_option_that_a_network_does_not_have_is_told(tiny_bundle):
     spec = NetworkSpec("conv-dual-lstm", {"heads": 8})
-    with pytest.raises(ConfigError, match=r"network 'conv-dual-lstm' does not take these options: .*heads"):
+    with pytest.raises(ConfigError, match=r"network 'conv-dual-lstm' does not take these options for 184 steps of 64: .*heads"):
         Model(dataclasses.replace(tiny_bundle, network=spec))
 
 

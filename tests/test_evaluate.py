@@ -332,7 +332,7 @@ def test_every_clip_is_scored_by_the_model_of_its_fold(bundle, models, clips, sc
     expected = scores.evaluate(scores.join(each), bundle.abstain_threshold)
     assert scored["clips"] == expected
     given = evaluate.evaluate_bundle(bundle, clips, predictions=scores.join(each))
-    assert given == {"protocol": "speaker-folds", "train_only": [], "clips": expected}
+    assert given == {"protocol": "speaker-folds", "line": "mu-law", "train_only": [], "clips": expected}
     assert set(scored["clips"]["by_sex"]) == {"female", "male"}
     assert set(scored["clips"]["by_age"]) == {"under 30", "30 to 44", "45 to 59"}
 

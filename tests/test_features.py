@@ -1,11 +1,23 @@
 """Fast features equal librosa's, window by window, and do not depend on how windows are batched."""
 
+import itertools
+import sys
+
 import librosa
 import numpy as np
 import pytest
 
-from batchser.features import centre, extract, frames_inside, level_below_peak
-from batchser.settings import FEATURE_NAMES, FeatureSettings
+from batchser.errors import ConfigError
+from batchser.features import (
+    centre,
+    check_libraries,
+    extract,
+    frames_inside,
+    level_below_peak,
+    log_mel,
+    network_input,
+)
+from batchser.settings import FEATURE_NAMES, PROSODY, FeatureSettings
 
 TELEPHONE = FeatureSettings(names=FEATURE_NAMES, centred=False)
 WIDEBAND = FeatureSettings(
@@ -126,3 +138,107 @@ def test_a_window_without_a_frame_is_centred_to_silence():
 def test_frames_inside_counts_whole_frames(num_samples):
     expected = len(range(0, num_samples - 511, 128))
     assert frames_inside(np.array([num_samples], np.int32), FeatureSettings()).tolist() == [expected]
+
+
+# --------------------------------------------------------------------------------- as the published systems have it
+
+
+def test_a_shorter_hamming_taper_lies_in_the_middle_of_the_frame_as_librosas():
+    settings = FeatureSettings(
+        rate_hz=16_000, fft_samples=1024, hop_samples=256, taper="hamming", taper_samples=512, num_mels=128,
+        mel_min_hz=0.0, mel_max_hz=8000.0, num_contrast_bands=5, below_peak=True, centred=False,
+    )  # fmt: skip
+    window = speechlike(settings, 1)
+    magnitude = np.abs(
+        librosa.stft(window[0], n_fft=1024, hop_length=256, win_length=512, window="hamming", center=False)
+    )
+    mel = librosa.feature.melspectrogram(S=magnitude**2, sr=16_000, n_fft=1024, n_mels=128, fmin=0.0, fmax=8000.0)
+    np.testing.assert_allclose(
+        extract(window, settings).stack[0], librosa.power_to_db(mel, ref=np.max, top_db=80.0).T, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("num_samples", [24_000, 20_000, 700, 512, 100])
+@pytest.mark.parametrize("steps", [1, 7, 20])
+def test_steps_are_means_over_equal_stretches_of_the_frames_inside(num_samples, steps):
+    settings = FeatureSettings(names=("mfcc",), num_mfcc=13, steps=steps, centred=False)
+    windows = speechlike(settings, 2)
+    windows[:, num_samples:] = 0
+    frames = frames_inside(np.array([num_samples, 24_000], np.int32), settings)
+    stack = extract(windows, settings).stack
+    read = network_input(stack, frames, settings)
+    assert read.shape == (2, steps, 13)
+    inside = stack[0, : max(1, frames[0])]
+    if steps <= len(inside):
+        edges = np.linspace(0, len(inside), steps + 1).astype(int)
+        expected = [inside[a:b].mean(axis=0) for a, b in itertools.pairwise(edges)]
+        np.testing.assert_allclose(read[0], expected, atol=1e-3)
+    assert np.isfinite(read).all()
+    alone = network_input(stack[:1], frames[:1], settings)
+    np.testing.assert_allclose(read[:1], alone, atol=1e-4)  # whatever it is batched with
+
+
+PROSODIC = FeatureSettings(
+    names=("prosody", "centroid", "rolloff", "flux", "mfcc_mean", "mfcc_deviation"), rate_hz=48_000, fft_samples=2048,
+    hop_samples=512, num_mels=128, num_mfcc=13, num_contrast_bands=6, mel_min_hz=0.0, mel_max_hz=24_000.0,
+    centred=False,
+)  # fmt: skip
+
+
+def test_statistics_of_a_window_are_librosas_and_praats():
+    import parselmouth
+
+    window = speechlike(PROSODIC, 1)
+    window[0, :30_000] = 0  # silent ends are trimmed
+    found = dict(zip(PROSODY, extract(window, PROSODIC).stack[0, 0, : len(PROSODY)], strict=True))
+    y, (first, end) = librosa.effects.trim(window[0], top_db=40, frame_length=2048, hop_length=512)
+    assert first > 25_000
+    rms = librosa.feature.rms(y=y, frame_length=2048, hop_length=512)
+    pitch = parselmouth.Sound(y.astype(np.float64), 48_000).to_pitch(pitch_floor=50, pitch_ceiling=500)
+    f0 = pitch.selected_array["frequency"]
+    expected = {
+        "duration_s": (end - first) / 48_000, "peak_amplitude": np.abs(y).max(), "rms_mean": rms.mean(),
+        "rms_std": rms.std(), "pitch_mean": f0[f0 > 0].mean(), "pitch_median": np.median(f0[f0 > 0]),
+        "pitch_variation": 100 * f0[f0 > 0].std() / f0[f0 > 0].mean(), "voiced_ratio": (f0 > 0).mean(),
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4), name
+    assert 90 < found["pitch_mean"] < 320
+    assert found["jitter"] > 0
+    assert found["shimmer"] > 0
+    mfcc = librosa.feature.mfcc(
+        S=librosa.power_to_db(librosa.feature.melspectrogram(y=y, sr=48_000, n_fft=2048, hop_length=512)), n_mfcc=13
+    )
+    np.testing.assert_allclose(extract(window, PROSODIC).stack[0, 0, -26:-13], mfcc.mean(axis=1), rtol=1e-3, atol=0.05)
+
+
+def test_a_click_silence_and_hiss_have_finite_statistics():
+    windows = np.zeros((3, PROSODIC.window_samples), np.float32)
+    windows[1, 700:710] = 0.5
+    windows[2] = 0.01 * np.random.default_rng(0).standard_normal(PROSODIC.window_samples)
+    stack = extract(windows, PROSODIC).stack
+    assert stack.shape == (3, 1, PROSODIC.num_features)
+    assert np.isfinite(stack).all()
+    assert not stack[0].any()
+    np.testing.assert_allclose(log_mel(windows, PROSODIC), extract(windows, PROSODIC).mel_db, atol=1e-4)
+
+
+def test_prosody_without_praat_is_told_before_anything_starts(monkeypatch):
+    monkeypatch.setitem(sys.modules, "parselmouth", None)
+    with pytest.raises(ConfigError, match=r"prosody needs Praat.*pip install 'batchser\[prosody\]'"):
+        check_libraries(PROSODIC)
+    check_libraries(FeatureSettings())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"names": ("mel", "prosody")}, "features.names: received"),
+        ({"taper": "kaiser"}, "features.taper: received 'kaiser', expected one of hann, hamming"),
+        ({"taper_samples": 600}, r"features.taper_samples: received 600, expected 0 to fft_samples \(512\)"),
+        ({"steps": 4}, "features.steps: received 4"),
+    ],
+)
+def test_features_that_contradict_each_other_are_told(changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        FeatureSettings(**changes)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from batchser import __version__
 from batchser.errors import AudioError
-from batchser.features import centre, extract, frames_inside, level_below_peak
+from batchser.features import extract, frames_inside, level_below_peak, log_mel, network_input
 from batchser.records import FloatArray, IntArray
 from batchser.settings import fingerprint_of
 from batchser.training.augment import Sounds, read_sounds
@@ -34,7 +34,7 @@ from batchser.training.corpora import (
     read_samples,
     unreadable,
 )
-from batchser.training.examples import GateSounds, Take, emotion_window, gate_window, make_take
+from batchser.training.examples import GateSounds, Take, clip_window, emotion_window, gate_window, make_take
 from batchser.training.recipe import Recipe
 from batchser.training.workers import Report, Workers
 
@@ -174,7 +174,7 @@ def compose_emotions(
         "augment": asdict(recipe.augment), "clips": clips_key(clips), "sounds": sounds.key(),
         "audio": audio.folder.name, "apart": sorted(apart),
     }  # fmt: skip
-    shape = (len(clips), recipe.windows.copies, settings.num_frames, settings.num_features)
+    shape = (len(clips), recipe.windows.copies, settings.num_steps, settings.num_features)
 
     def fill(path: Path) -> None:
         starts = range(0, len(clips), _PART)
@@ -198,12 +198,14 @@ def _compose_part(
         rng = np.random.default_rng([recipe.seed, 2, k])
         neighbour = _drawing([j for j in pools[_pool_of(clips[k])] if j != k], take)
         windows = [
-            emotion_window(rng, take(k), neighbour, settings, recipe.windows, recipe.augment, sounds)
-            for _ in range(recipe.windows.copies)
+            clip_window(rng, take(k), copy, settings, recipe.windows, recipe.augment, sounds)
+            if recipe.windows.cut == "clip"
+            else emotion_window(rng, take(k), neighbour, settings, recipe.windows, recipe.augment, sounds)
+            for copy in range(recipe.windows.copies)
         ]
         frames = frames_inside(np.array([length for _, length in windows], np.int32), settings)
         stack = extract(np.stack([samples for samples, _ in windows]), settings).stack  # (copies, T, F)
-        out[k] = centre(stack, frames, settings) if settings.centred else stack
+        out[k] = network_input(stack, frames, settings)
     out.flush()
     report(f"windows of clips {start + 1} to {stop} of {len(clips)} composed")
 
@@ -262,7 +264,7 @@ def compose_gate(
     num_chunks = -(-settings.num_frames // recipe.gate.chunk_frames)  # the last one may be cut, as in the network
     key = {
         "version": __version__, "seed": recipe.seed, "features": asdict(settings), "clips": clips_key(clips),
-        "audio": audio.folder.name, "augment": asdict(recipe.augment),
+        "audio": audio.folder.name, "augment": asdict(recipe.gate_augment or recipe.augment),
         "sides": [[s.count, dict(s.voices), [[p.name, p.stat().st_size] for p in (*s.music, *s.noise)]] for s in sides],
     }  # fmt: skip
 
@@ -295,8 +297,8 @@ def _compose_gate_part(
     frames = np.array([settings.num_frames], np.int32)
     for k in range(first + start, first + stop):
         rng = np.random.default_rng([recipe.seed, 5, k])
-        samples, y[k, 0] = gate_window(rng, sounds, settings, y.shape[2], recipe.augment)
-        x[k, 0] = level_below_peak(extract(samples[None], settings).mel_db, frames, settings.top_db)[0]
+        samples, y[k, 0] = gate_window(rng, sounds, settings, y.shape[2], recipe.gate_augment or recipe.augment)
+        x[k, 0] = level_below_peak(log_mel(samples[None], settings), frames, settings.top_db)[0]
     x.flush()
     y.flush()
     report(f"gate windows {start + 1} to {stop} of {side.count} composed")

@@ -121,7 +121,7 @@ def _validation(
     """Draw what early stopping and calibration look at: whole speakers of the tested corpora, in their proportions.
 
     Of the speakers that the model it starts from has ``heard``, those ``kept`` from it for the same purpose are taken,
-    and no others. Under the random protocols, which do not tell speakers apart, it is a tenth of the clips, as where
+    and no others. Under the random protocols, which do not tell speakers apart, it is a share of the clips, as where
     there is but one speaker of each corpus.
     """
     rng = np.random.default_rng([recipe.seed, 3, number])
@@ -138,5 +138,5 @@ def _validation(
         chosen |= set(rng.choice(sorted(own), count, replace=False).tolist())
     valid = [k for k in rows if protocols.speaker_of(clips[k]) in chosen or protocols.speaker_key(clips[k]) in kept]
     if recipe.protocol.startswith("random") or not 0 < len(valid) < len(rows):
-        return np.sort(rng.choice(rows, max(1, len(rows) // 10), replace=False))
+        return np.sort(rng.choice(rows, max(1, round(recipe.fit.validation_share * len(rows))), replace=False))
     return np.array(valid, np.int32)

@@ -82,6 +82,48 @@ def emotion_window(
     return line, length
 
 
+def cut_clip(samples: FloatArray, rate_hz: int, offset_s: float) -> FloatArray:
+    """A clip from ``offset_s`` on; one that ends before that, whole: (n,) → (m,)."""
+    offset = round(offset_s * rate_hz)
+    return samples[offset:] if samples.size > offset else samples
+
+
+def clip_window(
+    rng: np.random.Generator,
+    take: Take,
+    copy: int,
+    settings: FeatureSettings,
+    windows: WindowSettings,
+    lines: AugmentSettings,
+    sounds: Sounds | None = None,
+) -> tuple[FloatArray, int]:
+    """Take a clip as the published systems do: from its beginning, or an offset, on; what is too long is cut.
+
+    Parameters
+    ----------
+    copy : which of the clip's windows; it decides the variant
+
+    Returns
+    -------
+    samples : float32 (window_samples,), padded with zeros
+    length : its true length in samples
+    """
+    variant, rate_hz = windows.variants[copy % len(windows.variants)], settings.rate_hz
+    voice = augment.Voice(
+        semitones=float(rng.uniform(*lines.pitch_semitones)) if variant == "pitch" else 0.0,
+        stretch=float(rng.uniform(*lines.stretch)) if variant == "stretch" else 1.0,
+    )
+    clip = voice.change(cut_clip(take.whole, rate_hz, windows.offset_s), rate_hz)[: settings.window_samples]
+    if variant == "noise":
+        noise = rng.standard_normal(clip.size).astype(np.float32)
+        clip = augment.add_noise(clip, noise, rng.uniform(*windows.noise_snr_db), rate_hz)
+    elif variant == "telephone":
+        clip = augment.telephone(rng, clip, rate_hz, lines, sounds)
+    line = np.zeros(settings.window_samples, np.float32)
+    place(line, 0, clip)
+    return line, min(clip.size, line.size)
+
+
 def _whole_clip(rng: np.random.Generator, clip: FloatArray, size: int) -> tuple[FloatArray, int]:
     """Put a clip from its beginning on, or anywhere that holds it (a long one: any part), into (size,); and its end."""
     room = size - clip.size

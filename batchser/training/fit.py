@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from batchser.scoring import Network
 
 _MASKS: Final = 2  # SpecAugment masks of each kind
-_WARM_UP_STEPS: Final = 200
 _INFERENCE_BATCH: Final = 256
-_VALIDATION_COPIES: Final = 2
 _SCALER_CLIPS: Final = 500
 _RAKINGS: Final = 50
 
@@ -133,7 +131,7 @@ def fit(
         steps = max(1, len(task.train) // settings.batch_size)
         network.compile(
             optimizer=keras.optimizers.AdamW(
-                _learning_rate(settings, steps), weight_decay=settings.weight_decay, clipnorm=1.0
+                _learning_rate(settings, steps), weight_decay=settings.weight_decay, clipnorm=settings.clip_norm or None
             ),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True),
             jit_compile=False,  # XLA took twice as long a step on a CPU, and a minute to compile
@@ -156,7 +154,9 @@ def _learning_rate(settings: FitSettings, steps: int) -> Any:
 
     if settings.schedule != "cosine":
         return settings.learning_rate
-    warm_up = min(_WARM_UP_STEPS, steps * settings.epochs // 4)
+    warm_up = min(settings.warm_up_steps, steps * settings.epochs // 4)
+    if not warm_up:
+        return keras.optimizers.schedules.CosineDecay(settings.learning_rate, steps * settings.epochs, alpha=0.02)
     return keras.optimizers.schedules.CosineDecay(
         1e-5, max(1, steps * settings.epochs - warm_up), alpha=0.02,
         warmup_target=settings.learning_rate, warmup_steps=warm_up,
@@ -246,7 +246,7 @@ class _Fit:
 
     def _validate(self) -> tuple[FloatArray, FloatArray]:
         """Logits float32 (m, [chunks,] L) and targets of the validation examples, some copies of each."""
-        copies = min(_VALIDATION_COPIES, self.examples.inputs.shape[1])
+        copies = min(self.task.settings.validation_copies, self.examples.inputs.shape[1])
         rows, taken = np.repeat(self.task.valid, copies), np.tile(np.arange(copies), len(self.task.valid))
         logits, targets = [], []
         for k in range(0, len(rows), _INFERENCE_BATCH):
@@ -321,7 +321,8 @@ class _Fit:
             self.network.set_weights(self.best)
         self.network.set_weights([rounded(np.asarray(w, np.float32)) for w in self.network.get_weights()])
         logits, targets = self._validate()
-        temperature, offsets = calibrate(logits, targets.argmax(axis=-1))
+        truth = targets.argmax(axis=-1)
+        temperature, offsets = calibrate(logits, truth, with_offsets=self.task.settings.label_offsets)
         # (z + o·T) / T = z / T + o: the offsets become part of the last layer's bias.
         bias = self.network.get_layer("logits").bias
         bias.assign_add((offsets * temperature).astype(np.float32))
@@ -335,12 +336,13 @@ def rounded(weights: FloatArray) -> FloatArray:
     return ((bits + np.uint32(0x800)) & np.uint32(0xFFFFF000)).view(np.float32)
 
 
-def calibrate(logits: FloatArray, truth: IntArray) -> tuple[float, FloatArray]:
+def calibrate(logits: FloatArray, truth: IntArray, *, with_offsets: bool = True) -> tuple[float, FloatArray]:
     """Find the temperature and the offset of each label that make held-out truth likeliest.
 
     Bias-corrected temperature scaling (Alexandari et al. 2020), every label counting the same, however many examples it
     has: training windows and whole recordings are not alike, and a label would be said too often or too seldom. The
-    temperature lies within 0.3 to 5. Chunks (logits of three axes) get a temperature alone.
+    temperature lies within 0.3 to 5. Without offsets, and for chunks (logits of three axes), there is a temperature
+    alone, and every example counts the same.
 
     Parameters
     ----------
@@ -357,7 +359,7 @@ def calibrate(logits: FloatArray, truth: IntArray) -> tuple[float, FloatArray]:
     size = logits.shape[-1]
     flat, rows = logits.reshape(-1, size).astype(np.float64), truth.reshape(-1)
     counts = np.bincount(rows, minlength=size)
-    with_offsets = logits.ndim == 2
+    with_offsets = with_offsets and logits.ndim == 2
     weights = 1 / np.maximum(counts, 1)[rows] if with_offsets else np.ones(len(rows))
     weights /= weights.sum()
 

@@ -32,7 +32,7 @@ def fit_or_take(
     key = fingerprint_of([
         asdict(task) | {"train": task.train.tolist(), "valid": task.valid.tolist()}, folder.name,
         fingerprint_of(targets.round(4).tolist()) if targets.ndim == 2 else "", start.key if start else "",
-        *([teaching.key()] if teaching else []),
+        *([teaching.key()] if teaching else []), *([] if groups is None else [groups.tolist()]),
     ])[:16]  # fmt: skip
     path = work / f"fit-{task.name}-{key}.npz"
     if path.is_file():

@@ -23,7 +23,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "speaker-folds": "Protocol speaker-folds: every clip is scored by a model that never heard its speaker.",
     "random": "Protocol random: clips are split at random, as in most papers, so the model has heard the speakers it "
     "is tested on; expect less from strangers.",
-    "random-leaky": "Protocol random-leaky: augmented copies of the test clips were trained on, as some papers' "
+    "random-leaky": "Protocol random-leaky: test clips, or changed copies of them, were trained on, as some papers' "
     "numbers can only be explained; the score says nothing of new recordings.",
     "cross-corpus": "Protocol cross-corpus: the model is tested on corpora that it never heard: other speakers, rooms "
     "and acting.",

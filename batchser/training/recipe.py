@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from math import inf
@@ -34,6 +36,10 @@ def _out_of_range(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> l
     return faults
 
 
+#: How a clip may be changed where windows are whole clips.
+VARIANTS: Final = ("plain", "noise", "pitch", "stretch", "telephone")
+
+
 @dataclass(frozen=True, slots=True)
 class WindowSettings:
     """How training windows are cut from clips: as the job cuts calls, at any moment.
@@ -43,8 +49,16 @@ class WindowSettings:
     at least ``least_visible`` (of the shorter of clip and window) is inside, with a ``neighbours`` chance on either
     side of another clip of the same speaker and emotion, ``gap_s`` apart. A ``tails`` part ends early, as a
     recording's last window does.
+
+    With ``cut = "clip"`` a window is a clip from ``offset_s`` on and no telephone, as in the published systems: copy k
+    as the k-th of ``variants`` has it, ``plain``, with white ``noise`` ``noise_snr_db`` below the voice, with ``pitch``
+    or ``stretch`` changed in [augment]'s ranges, or down [augment]'s whole ``telephone``. The rest does not apply then.
     """
 
+    cut: str = "call"
+    offset_s: float = 0.0
+    variants: tuple[str, ...] = ("plain",)
+    noise_snr_db: tuple[float, float] = (15.0, 30.0)
     copies: int = 8
     whole_clips: float = 0.5
     least_visible: float = 0.5
@@ -54,7 +68,21 @@ class WindowSettings:
 
     def __post_init__(self) -> None:
         shares = dict.fromkeys(("whole_clips", "least_visible", "neighbours", "tails"), (0, 1))
-        faults = _out_of_range(self, {"copies": (1, inf), **shares})
+        faults = _out_of_range(self, {"copies": (1, inf), "offset_s": (0, inf), **shares})
+        faults += [
+            f"{name}: received {value!r}, expected one of {', '.join(known)}"
+            for name, value, known in (
+                ("cut", self.cut, ("call", "clip")),
+                *(("variants", variant, VARIANTS) for variant in self.variants or ("",)),
+            )
+            if value not in known
+        ]
+        if self.cut == "call" and (self.offset_s or self.variants != ("plain",)):
+            faults.append('cut: received "call" with offset_s or variants, which are for cut = "clip"')
+        if self.cut == "clip" and isinstance(self.copies, int) and self.copies % max(1, len(self.variants)):
+            faults.append(f"copies: received {self.copies}, expected a multiple of the {len(self.variants)} variants")
+        if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:
+            faults.append(f"noise_snr_db: received {list(self.noise_snr_db)}, expected two numbers, the smaller first")
         if not 0 <= self.gap_s[0] <= self.gap_s[1]:
             faults.append(f"gap_s: received {list(self.gap_s)}, expected two seconds, the shorter first")
         if faults:
@@ -65,12 +93,16 @@ class WindowSettings:
 class FitSettings:
     """How a network is fitted: AdamW, early stopping on the validation speakers' loss, averaged last epochs.
 
-    ``schedule`` is ``cosine`` (to 2 % of ``learning_rate`` over all epochs), ``plateau`` (halved after
+    Without ``weight_decay`` AdamW is Adam; gradients are cut to a norm of ``clip_norm`` (0: not). ``schedule`` is
+    ``cosine`` (after ``warm_up_steps``, to 2 % of ``learning_rate`` over all epochs), ``plateau`` (halved after
     ``plateau_patience`` epochs without gain) or ``constant``. ``balance`` draws clips so that every ``class`` and
     ``corpus`` named in it comes up equally often. ``vote_share`` of a target is the listeners' votes, where a clip has
-    some. The weights kept are the mean of the last ``average_epochs`` epochs, where they do better on the validation
-    speakers than the best epoch. ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a
-    processor with AMX (with AVX-512 alone it gained nothing: 2.3 ms against 2.9 ms a window).
+    some. ``validation_speakers`` are kept for early stopping and calibration, or a ``validation_share`` of the clips
+    under protocols that do not tell speakers apart, the first ``validation_copies`` windows of each. Calibration finds
+    a temperature and, with ``label_offsets``, an offset for each label. The weights kept are the mean of the last
+    ``average_epochs`` epochs, where they do better on the validation clips than the best epoch. ``precision`` is
+    ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with AVX-512 alone it gained
+    nothing: 2.3 ms against 2.9 ms a window).
     """
 
     epochs: int = 40
@@ -78,7 +110,9 @@ class FitSettings:
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
+    clip_norm: float = 1.0
     schedule: str = "cosine"
+    warm_up_steps: int = 200
     plateau_patience: int = 3
     average_epochs: int = 0
     balance: tuple[str, ...] = ()
@@ -88,13 +122,18 @@ class FitSettings:
     frequency_mask: int = 10
     time_mask: int = 20
     validation_speakers: int = 7
+    validation_share: float = 0.1
+    validation_copies: int = 2
+    label_offsets: bool = True
     precision: str = "auto"
 
     def __post_init__(self) -> None:
         faults = _out_of_range(self, {
             **dict.fromkeys(("epochs", "patience", "batch_size", "plateau_patience", "validation_speakers"), (1, inf)),
             **dict.fromkeys(("average_epochs", "weight_decay", "mixup", "frequency_mask", "time_mask"), (0, inf)),
+            **dict.fromkeys(("clip_norm", "warm_up_steps"), (0, inf)), "validation_copies": (1, inf),
             "learning_rate": (1e-12, 10), "label_smoothing": (0, 0.99), "vote_share": (0, 1),
+            "validation_share": (0, 0.9),
         })  # fmt: skip
         faults += [
             f"{name}: received {value!r}, expected one of {', '.join(known)}"
@@ -105,6 +144,8 @@ class FitSettings:
             )
             if value not in known
         ]
+        if self.label_offsets not in (True, False):
+            faults.append(f"label_offsets: received {self.label_offsets!r}, expected true or false")
         if faults:
             raise ConfigError([f"fit.{fault}" for fault in faults])
 
@@ -113,10 +154,12 @@ class FitSettings:
 class Recipe:
     """What to train, on what, measured how. Field names are the keys of the TOML file.
 
+    ``line`` is what the clips come down that it is measured on, one of evaluate.degradations: ``clean`` for none.
     ``test_share`` of the clips is what the random protocols test on; ``kept_share`` of the held-out clips are above the
     confidence from which on the model does not abstain.
     ``teachers`` networks are fitted for every split before the one that counts, ``teacher_network`` (empty: the same
-    build) by ``teacher_fit``; ``teacher_share`` of its targets is what they say of a window (training.distil).
+    build) by ``teacher_fit``; ``teacher_share`` of its targets is what they say of a window (training.distil). What
+    they are taught, and validated on, is ``fit``'s. ``gate_augment`` is the gate's own ``augment`` (empty: the same).
     ``start_from`` names a bundle whose networks the fits start from (empty: from chance): its shipped one or, for clips
     that it was itself measured on, the split model that never heard them.
     ``sound_licences`` says whose the ``music``, ``noise`` and ``rir`` of the data are, for the model card.
@@ -126,6 +169,7 @@ class Recipe:
     corpora: tuple[str, ...]
     labels: tuple[str, ...]
     negative_labels: tuple[str, ...]
+    line: str = "mu-law"
     seed: int = 20261121
     protocol: str = "speaker-folds"
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -144,6 +188,7 @@ class Recipe:
     gate: GateSettings = field(default_factory=GateSettings)
     gate_network: NetworkSpec = field(default_factory=lambda: NetworkSpec("gate-conv", {}))
     gate_fit: FitSettings = field(default_factory=FitSettings)
+    gate_augment: AugmentSettings | None = None
     gate_windows: int = 16_000
     gate_held_out_fold: int = 4
     gate_held_out_music: float = 0.33
@@ -157,12 +202,26 @@ class Recipe:
             "gate_held_out_music": (0, 0.99), "kept_share": (0.01, 1), "test_share": (0.01, 0.99),
             "teachers": (0, inf), "teacher_share": (0, 1),
         })  # fmt: skip
+        plain = FitSettings()
+        faults += [
+            f"teacher_fit.{name}: received {getattr(self.teacher_fit, name)!r}; say it in [fit], it is both's"
+            for name in ("balance", "vote_share", "validation_speakers", "validation_share")
+            if getattr(self.teacher_fit, name) != getattr(plain, name)
+        ]
+        faults += [
+            f"{item.name}: received {getattr(self, item.name)!r}, expected a list"
+            for item in dataclasses.fields(self)
+            if str(item.type).startswith("tuple") and not isinstance(getattr(self, item.name), tuple)
+        ]
         if faults:
             raise ConfigError([f"recipe: {fault}" for fault in faults])
 
 
-def read_recipe(name_or_path: str) -> Recipe:
+def read_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe that the package carries, by name, or a TOML file.
+
+    ``changes`` are lines of TOML with dotted keys, such as ``fit.epochs=3`` or ``protocol=random`` (words need no
+    quotes), which win over the recipe's.
 
     Raises
     ------
@@ -185,9 +244,32 @@ def read_recipe(name_or_path: str) -> Recipe:
             )
         text = source.read_text(encoding="utf-8")
     try:
-        return _recipe_of(tomllib.loads(text))
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not TOML: {error}") from error
+    for change in changes:
+        _merge(values, _read_change(change))
+    return _recipe_of(values)
+
+
+def _read_change(change: str) -> dict[str, Any]:
+    """``KEY=VALUE`` as TOML, or with VALUE as a word."""
+    key, equals, value = change.partition("=")
+    if not (key.strip() and equals):
+        raise ConfigError(f"recipe: received the change {change!r}, expected KEY=VALUE, such as fit.epochs=3")
+    for text in (change, f"{key} = {json.dumps(value.strip())}"):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads(text)
+    raise ConfigError(f"recipe: received the change {change!r}, expected KEY=VALUE, such as fit.epochs=3")
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put changes into tables of values, at any depth, in place."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
 
 
 _PARTS: Final[Mapping[str, type]] = {
@@ -199,6 +281,7 @@ _PARTS: Final[Mapping[str, type]] = {
     "teacher_fit": FitSettings,
     "gate": GateSettings,
     "gate_fit": FitSettings,
+    "gate_augment": AugmentSettings,
 }
 
 

@@ -20,9 +20,10 @@ import numpy as np
 from batchser import networks
 from batchser.bundle import Bundle, named_weights, write_bundle
 from batchser.errors import ConfigError
+from batchser.features import check_libraries
 from batchser.records import FloatArray
 from batchser.scoring import Model, start_tensorflow
-from batchser.training import compose, evaluate, protocols
+from batchser.training import augment, compose, evaluate, protocols
 from batchser.training.compose import ClipAudio, SoundFiles, Store
 from batchser.training.corpora import Clip, CorpusRead, clips_key, corpus_of, read_corpora, render_faults
 from batchser.training.distil import Teaching
@@ -30,6 +31,7 @@ from batchser.training.emotion_lesson import TrainingSet, emotion_jobs, start_mo
 from batchser.training.evaluate import scores
 from batchser.training.evaluate.calls import find_split
 from batchser.training.evaluate.card import render_card
+from batchser.training.evaluate.degradations import available
 from batchser.training.fit import Fitted
 from batchser.training.fits import fit_or_take
 from batchser.training.gate_lesson import GATE, gate_weights, prepare_lesson
@@ -68,7 +70,12 @@ def train(
     ConfigError : missing corpora, splits without clips, calls of speakers that every model will have heard
     """
     start_tensorflow(1)
+    check_libraries(recipe.features)
     recipe.augment.check_libraries()
+    if recipe.gate_augment:
+        recipe.gate_augment.check_libraries()
+    if {"pitch", "stretch"} & set(recipe.windows.variants):
+        augment.load_audiomentations()
     read = read_corpora(data, recipe.corpora, recipe.label_options)
     _check(read.clips, recipe)
     splits = _splits(recipe, read.clips)
@@ -197,34 +204,37 @@ def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
     """Find before anything starts what would else be found after an hour."""
     unknown = sorted({c.emotion for c in clips} - set(recipe.labels))
     features = recipe.features
+    shape = (features.num_steps, features.num_features)
     fits = [
-        ("fit", recipe.network, recipe.fit, features.num_features),
-        ("gate_fit", recipe.gate_network, recipe.gate_fit, features.num_mels),
+        ("fit", recipe.network, recipe.fit, shape),
+        ("gate_fit", recipe.gate_network, recipe.gate_fit, (features.num_frames, features.num_mels)),
     ]
     if recipe.teachers:
-        fits.append(("teacher_fit", teacher_network(recipe), recipe.teacher_fit, features.num_features))
+        fits.append(("teacher_fit", teacher_network(recipe), recipe.teacher_fit, shape))
     faults = [
         f"{name}.{mask}: received {received}, expected at most {most}"
-        for name, _, settings, width in fits
+        for name, _, settings, (steps, width) in fits
         for mask, received, most in (
             ("frequency_mask", settings.frequency_mask, width),
-            ("time_mask", settings.time_mask, features.num_frames),
+            ("time_mask", settings.time_mask, steps),
         )
         if received > most
     ]
+    if recipe.line not in available():
+        faults.append(f"line: received {recipe.line!r}, expected one of {', '.join(available())}")
     if unknown:
         faults.append(f"labels: the corpora also hold {', '.join(unknown)}, which the recipe does not name")
     if faults:
         raise ConfigError([f"recipe {recipe.name}: {fault}" for fault in faults])
-    for _, spec, _, width in fits:
-        networks.build(spec.name, features.num_frames, width, 2, spec.options)  # raises for options it does not take
+    for _, spec, _, (steps, width) in fits:
+        networks.build(spec.name, steps, width, 2, spec.options)  # raises for options it does not take
 
 
 def _window_mflop(recipe: Recipe) -> float:
     """Millions of floating-point operations that the emotion network needs for a window."""
     features = recipe.features
     network = networks.build(
-        recipe.network.name, features.num_frames, features.num_features, len(recipe.labels), recipe.network.options
+        recipe.network.name, features.num_steps, features.num_features, len(recipe.labels), recipe.network.options
     )
     return round(networks.flops(network) / 1e6, 1)
 
@@ -256,6 +266,7 @@ def _describe(recipe: Recipe, base: Base | None, about: Mapping[str, Any]) -> Bu
             "whole_recipe": whole_recipe,
             "seed": recipe.seed,
             "protocol": recipe.protocol,
+            "line": recipe.line,
             "folds": list(recipe.folds),
             "test_corpora": list(recipe.test_corpora),
             "test_share": recipe.test_share,

@@ -5,16 +5,18 @@
 """
 
 from batchser.training.augment.chain import Sounds, draw_voice, read_sounds, telephone
-from batchser.training.augment.line import scale_to
+from batchser.training.augment.line import add_noise, scale_to
 from batchser.training.augment.settings import AugmentSettings
-from batchser.training.augment.voices import Voice, change_speed
+from batchser.training.augment.voices import Voice, change_speed, load_audiomentations
 
 __all__ = [
     "AugmentSettings",
     "Sounds",
     "Voice",
+    "add_noise",
     "change_speed",
     "draw_voice",
+    "load_audiomentations",
     "read_sounds",
     "scale_to",
     "telephone",

@@ -127,8 +127,8 @@ _G722: Final = _Ffmpeg("g722", "g722", "s16", 64_000, delay_samples=22)
 CODECS: Final[Mapping[str, Codec]] = {
     codec.name: codec
     for codec in (
-        _sndfile("mu-law", "ULAW", "G.711 mu-law, 64 kbit/s at 8 kHz"),
-        _sndfile("a-law", "ALAW", "G.711 A-law, 64 kbit/s at 8 kHz"),
+        _sndfile("mu-law", "ULAW", "G.711 mu-law, 64 kbit/s at 8 kHz", (8000,)),
+        _sndfile("a-law", "ALAW", "G.711 A-law, 64 kbit/s at 8 kHz", (8000,)),
         _sndfile("pcm16", "PCM_16", "16-bit PCM"),
         _sndfile("gsm-6.10", "GSM610", "GSM 06.10 full rate, 13 kbit/s", (8000,)),
         _sndfile("g726-32k", "G721_32", "G.726 (ADPCM), 32 kbit/s", (8000,)),

@@ -74,7 +74,8 @@ def _transform(transform: Any, samples: FloatArray, rate_hz: int) -> FloatArray:
     """Apply one of audiomentations' transforms and leave the global generators as they were: float32 (n,) → (m,)."""
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  it is theirs that is kept
     try:
-        return np.asarray(transform(samples, rate_hz), np.float32)
+        own = np.array(samples, np.float32)  # a copy: it takes no samples that are mapped from a file
+        return np.asarray(transform(own, rate_hz), np.float32)
     finally:
         random.setstate(state)
         np.random.set_state(numpy_state)  # noqa: NPY002

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ from typing import Any, Final
 
 from batchser.bundle import Bundle
 from batchser.training.corpora import corpus_of
-from batchser.training.evaluate.report import render_scores, span
+from batchser.training.evaluate.held_out import CLEAN_LINE, line_of
+from batchser.training.evaluate.report import render_scores, sent_down, span
+from batchser.training.recipe import read_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,10 @@ def _head(bundle: Bundle) -> str:
         )
         for corpus in bundle.data
     )
+    where = "" if line_of(bundle) == CLEAN_LINE else " on telephone lines"
     return f"""# {bundle.name}
 
-Emotion of speech on telephone lines, per window of {bundle.features.window_ms / 1000:g} seconds, one of
+Emotion of speech{where}, per window of {bundle.features.window_ms / 1000:g} seconds, one of
 {", ".join(bundle.labels)}. Negative are {", ".join(bundle.negative_labels)}.
 
 **Licence of the data behind it: {bundle.licence}.**
@@ -91,7 +96,7 @@ def _making(bundle: Bundle) -> str:
     count = recipe.get("teachers", 0)
     others = "another network" if count == 1 else f"{count} other networks"
     taught = (
-        f" It was distilled: {recipe['teacher_share']:.0%} of each target is what {others}, fitted before it on "
+        f" It was distilled: {100 * recipe['teacher_share']:.0f} % of each target is what {others}, fitted before it on "
         "the same clips, said of the window."
         if count
         else ""
@@ -102,14 +107,13 @@ def _making(bundle: Bundle) -> str:
     network = f"`{bundle.network.name}` with " + ", ".join(f"{k} {v}" for k, v in bundle.network.options.items())
     features = bundle.features
     step_ms = 1000 * features.hop_samples / features.rate_hz
+    offsets = " and an offset for each label" if recipe.get("fit", {}).get("label_offsets", True) else ""
     of = f"{', '.join(features.names)} at {features.rate_hz} Hz ({features.num_features} values every {step_ms:g} ms)"
     paragraphs = (
         f"""Recipe `{training["recipe"]}`, seed {training["seed"]}; {versions}, Python {training["python"]}.{began}
-        Emotion network: {network}; on {of}; {training["window_mflop"]:g} MFLOP a window.{taught} Training windows
-        are cut as the job cuts them: at any moment of a turn, with what lies
-        beside it, on a simulated telephone line. Probabilities are calibrated by a temperature
-        ({bundle.temperature:.2f}) and an offset for each label on clips not trained on; below a confidence of
-        {bundle.abstain_threshold:.3f} the model abstains. That threshold was chosen on the same
+        Emotion network: {network}; on {of}; {training["window_mflop"]:g} MFLOP a window.{taught} {_windows(bundle)}
+        Probabilities are calibrated by a temperature ({bundle.temperature:.2f}){offsets} on clips not trained on; below
+        a confidence of {bundle.abstain_threshold:.3f} the model abstains. That threshold was chosen on the same
         held-out predictions that are scored here.""",
         f"""`folds.npz` has the models behind these scores, one for each split of the protocol. The shipped weights were
         trained on all splits' clips, a few speakers kept for early stopping: they cannot be measured on these corpora,
@@ -117,6 +121,21 @@ def _making(bundle: Bundle) -> str:
         has heard the speakers of all other clips.""",
     )
     return "\n\n".join(["## How it was made", *(_wrapped(text) for text in paragraphs)]) + "\n"
+
+
+def _windows(bundle: Bundle) -> str:
+    """Say how training windows were cut."""
+    windows = bundle.training.get("whole_recipe", {}).get("windows", {})
+    if windows.get("cut", "call") == "clip":
+        return (
+            f"Training windows are clips from {windows['offset_s']:g} s on, cut or padded to "
+            f"{bundle.features.window_ms / 1000:g} s, {windows['copies']} of each ({', '.join(windows['variants'])}); "
+            "clips are tested so cut too."
+        )
+    return (
+        "Training windows are cut as the job cuts them: at any moment of a turn, with what lies beside it, on a "
+        "simulated telephone line."
+    )
 
 
 def _worth(bundle: Bundle) -> str:
@@ -139,7 +158,7 @@ def _references(bundle: Bundle) -> str:
     """The table of others' scores on the bundle's corpora, beside the bundle's own on them."""
     clips = bundle.scores["clips"]
     rows = ["| corpus | score, % | whose | protocol |", "|---|---|---|---|"]
-    own_protocol = f"{bundle.scores['protocol']}, {bundle.features.rate_hz} Hz, 300–3400 Hz, mu-law"
+    own_protocol = f"{bundle.scores['protocol']}, {bundle.features.rate_hz} Hz, {sent_down(line_of(bundle))}"
     for name, scores in clips["by_corpus"].items():
         known = [100 * value for value in scores["intervals"]["uar"] or ()]
         own = f"**{100 * scores['uar']:.1f} UAR** ({span(known or None, '.1f').strip()})"
@@ -174,6 +193,8 @@ def _limits(bundle: Bundle) -> str:
 def _again(bundle: Bundle) -> str:
     recipe = bundle.training["recipe"]
     carried = (resources.files("batchser.training") / "recipes" / f"{recipe}.toml").is_file()
+    whole = bundle.training.get("whole_recipe")
+    changes = "".join(f"--set '{change}' " for change in _changes(recipe, whole)) if carried and whole else ""
     start = bundle.training.get("start_from")
     needs = (
         f"The bundle {start['name']}, with which it began, must be installed or in BATCHSER_MODELS." if start else ""
@@ -184,10 +205,25 @@ def _again(bundle: Bundle) -> str:
         this model."""
     return f"""## Train it again
 
-    batchser train --recipe {recipe if carried else f"{recipe}.toml"} --data CORPORA --out DIR
+    batchser train --recipe {recipe if carried else f"{recipe}.toml"} {changes}--data CORPORA --out DIR
 
 {_wrapped(about)}
 """
+
+
+def _changes(recipe: str, whole: Mapping[str, Any]) -> list[str]:
+    """What of a run's recipe was not as the package carries it, as words for ``--set``."""
+    own = json.loads(json.dumps(dataclasses.asdict(read_recipe(recipe))))
+    flat, flat_own = _flat(whole), _flat(own)
+    return [f"{key}={json.dumps(value)}" for key, value in flat.items() if key in flat_own and flat_own[key] != value]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables in tables as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _wrapped(text: str, indent: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,11 @@ from batchser.training import protocols
 from batchser.training.corpora import Clip, CorpusRead, LabelOptions, clips_key, read_corpora
 from batchser.training.fit import Fitted
 from batchser.training.protocols import Split
+
+#: The line of a model whose recipe names no other.
+TELEPHONE_LINE: Final = "mu-law"
+#: No line at all: what the degradations are compared with.
+CLEAN_LINE: Final = "clean"
 
 
 def read_clips(bundle: Bundle, data: Path) -> CorpusRead:
@@ -72,6 +78,11 @@ def unheard_by(bundle: Bundle) -> dict[str, frozenset[str]]:
 def protocol_of(bundle: Bundle) -> str:
     """The protocol that the bundle was trained under (bundles before there were several: speaker-folds)."""
     return str(bundle.training.get("protocol", "speaker-folds"))
+
+
+def line_of(bundle: Bundle) -> str:
+    """The line, one of DEGRADATIONS, that the bundle's main scores are measured on."""
+    return str(bundle.training.get("line", TELEPHONE_LINE))
 
 
 def split_arrays(name: str, fitted: Fitted) -> dict[str, FloatArray]:

@@ -1,8 +1,8 @@
 """Evaluation: what a model is worth on clips and calls it never heard, through the job's own path.
 
-A clip is sent through a degradation of a telephone line (mu-law unless said otherwise), written as a recording, and
-scored by ``score_recordings`` untrimmed, so that its answer is its row of the calls table. Each clip is scored by the
-model of the split that tests it. Composed calls are scored window by window (calls.py).
+A clip is sent down the bundle's line (a telephone's mu-law unless its recipe says otherwise), written as a recording,
+and scored by ``score_recordings`` untrimmed, so that its answer is its row of the calls table. Each clip is scored by
+the model of the split that tests it. Composed calls are scored window by window (calls.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -29,19 +29,23 @@ from batchser.training import protocols
 from batchser.training.corpora import Clip, read_clip
 from batchser.training.evaluate import calls as composed
 from batchser.training.evaluate import degradations, scores
-from batchser.training.evaluate.held_out import bundle_splits, fold_model, protocol_of
+from batchser.training.evaluate.held_out import (
+    CLEAN_LINE,
+    TELEPHONE_LINE,
+    bundle_splits,
+    fold_model,
+    line_of,
+    protocol_of,
+)
 from batchser.training.evaluate.scores import Predictions
+from batchser.training.examples import cut_clip
 from batchser.training.protocols import Split
 from batchser.training.workers import Report
-
-#: The line that the main scores are measured on, and the one that the degradations are compared with.
-STANDARD_LINE: Final = "mu-law"
-CLEAN_LINE: Final = "clean"
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:
-    """What to measure besides the clips on the standard line.
+    """What to measure besides the clips on the bundle's line.
 
     ``degradations`` are names of DEGRADATIONS; the table of them is made from ``clips_per_split`` clips of each split
     (None: all). ``seed`` draws those clips and what is random in a degradation.
@@ -80,7 +84,7 @@ def _known() -> str:
 def score_clips(
     clips: Sequence[Clip],
     model: Model,
-    degradation: str = STANDARD_LINE,
+    degradation: str = TELEPHONE_LINE,
     seed: int = 0,
     *,
     split: str = "",
@@ -106,9 +110,11 @@ def score_clips(
     if not rows:
         raise ConfigError(f"evaluate: none of {len(clips)} clips has an emotion of the model's ({', '.join(labels)})")
     known = [clips[k] for k in rows]
+    cut = functools.partial(as_trained, bundle=model.bundle)
     own_audio = None if audio is None else [audio[k] for k in rows]
     with tempfile.TemporaryDirectory() as folder:
-        recordings = _recordings(Path(folder), known, own_audio, model.bundle.features.rate_hz, degradation, seed)
+        rate_hz = model.bundle.features.rate_hz
+        recordings = _recordings(Path(folder), known, own_audio, rate_hz, degradation, seed, cut)
         outcomes = list(score_recordings(recordings, model, RunSettings(roles=("all",))))
     nothing = (np.nan,) * len(labels)
     return Predictions(
@@ -132,11 +138,12 @@ def _recordings(
     rate_hz: int,
     degradation: str,
     seed: int,
+    cut: Callable[[FloatArray], FloatArray],
 ) -> Iterator[Recording]:
     """Write each clip as 16-bit PCM when the job asks for it; its file goes when the next one comes."""
     apply = degradations.DEGRADATIONS[degradation].apply
     for k, clip in enumerate(clips):
-        samples = read_clip(clip, rate_hz) if audio is None else audio[k]
+        samples = cut(read_clip(clip, rate_hz) if audio is None else np.asarray(audio[k]))
         name = f"{clip.path.name} {clip.start_s} {clip.channel}"  # not its folder, which differs between machines
         line = apply(np.random.default_rng([seed, zlib.crc32(name.encode())]), samples, rate_hz)
         path = folder / f"{k}.wav"
@@ -145,6 +152,14 @@ def _recordings(
         soundfile.write(path, whole, rate_hz, subtype="PCM_16")
         yield Recording(k, str(k), str(path))
         path.unlink()
+
+
+def as_trained(samples: FloatArray, bundle: Bundle) -> FloatArray:
+    """A clip as the bundle's recipe cuts it: whole, or where its windows are clips, one window of it: (n,) → (m,)."""
+    windows = bundle.training.get("whole_recipe", {}).get("windows", {})
+    if windows.get("cut", "call") == "call":
+        return samples
+    return cut_clip(samples, bundle.features.rate_hz, windows["offset_s"])[: bundle.features.window_samples]
 
 
 def _uncalibrated(outcome: Outcome, bundle: Bundle) -> FloatArray:
@@ -178,12 +193,13 @@ def evaluate_bundle(
     clips : the bundle's corpora, as they were read for its training
     calls : folders of composed calls, each of the test speakers of one split
     options : the table of degradations
-    predictions : of all splits on the standard line, where they were just made
+    predictions : of all splits on the bundle's line, where they were just made
     report : takes lines of progress
 
     Returns
     -------
-    dict : ``protocol``, ``train_only``, ``clips``, and ``degradations`` and ``calls`` where asked for: plain values
+    dict : ``protocol``, ``line``, ``train_only``, ``clips``, and ``degradations`` and ``calls`` where asked for: plain
+        values
 
     Raises
     ------
@@ -196,6 +212,7 @@ def evaluate_bundle(
         predictions = scores.join([score_split(clips, split, model_of(split.name), report) for split in found])
     result: dict[str, Any] = {
         "protocol": protocol_of(bundle),
+        "line": line_of(bundle),
         "train_only": protocols.train_only(clips, found),
         "clips": scores.evaluate(predictions, bundle.abstain_threshold),
     }
@@ -216,7 +233,8 @@ def score_split(
 ) -> Predictions:
     """Score the clips that a split tests on with its model; ``clips`` and ``audio`` are those of all splits."""
     own = None if audio is None else [np.asarray(audio[k]) for k in split.test]
-    found = score_clips([clips[k] for k in split.test], model, split=split.name, audio=own)
+    line = line_of(model.bundle)
+    found = score_clips([clips[k] for k in split.test], model, line, split=split.name, audio=own)
     uar = scores.basic_scores(scores.confusion_matrix(found.truth, found.answers, len(found.labels)))["uar"]
     report(f"{split.name}: UAR {uar:.3f} on {len(found.truth)} clips of {len(set(found.speakers))} speakers")
     return found

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchser.training import protocols
+from batchser.training.evaluate.held_out import CLEAN_LINE, TELEPHONE_LINE
 
 _ROW = 26  # width of a row's name
 
@@ -15,7 +16,11 @@ def render_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> str:
     parts = [protocols.describe(scores["protocol"])]
     if scores["train_only"]:
         parts[0] += f"\nTrained on but tested by none of these scores: {', '.join(scores['train_only'])}."
-    parts += [_clips(scores["clips"]), _classes(scores["clips"], labels), _confusion(scores["clips"], labels)]
+    parts += [
+        _clips(scores["clips"], scores.get("line", TELEPHONE_LINE)),
+        _classes(scores["clips"], labels),
+        _confusion(scores["clips"], labels),
+    ]
     if "degradations" in scores:
         parts.append(_degradations(scores["degradations"]))
     if "calls" in scores:
@@ -23,12 +28,12 @@ def render_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _clips(clips: Mapping[str, Any]) -> str:
+def _clips(clips: Mapping[str, Any], line: str) -> str:
     count = len(clips["by_fold"])
     scored = "1 split" if count == 1 else f"{count} splits, each clip scored by its own split's model"
     lines = [
         f"{clips['clips']} clips of {clips['speakers']} speakers in {scored};",
-        "untrimmed, 300-3400 Hz, mu-law, through the job itself. 95 % intervals are bootstrapped over speakers.",
+        f"untrimmed, {sent_down(line)}, through the job itself. 95 % intervals are bootstrapped over speakers.",
     ]
     if clips["left_out"]:
         lines.append(f"{clips['left_out']} clips were left out: the model has no label for their emotion.")
@@ -43,6 +48,11 @@ def _clips(clips: Mapping[str, Any]) -> str:
     if not clips["by_sex"] and not clips["by_age"]:
         lines.append("  These corpora, as they were read, state neither sex nor age: fairness is not measured.")
     return "\n".join(lines)
+
+
+def sent_down(line: str) -> str:
+    """Say in a few words what line the main scores are measured on."""
+    return {TELEPHONE_LINE: "300-3400 Hz, mu-law", CLEAN_LINE: "no telephone"}.get(line, line)
 
 
 def _basic(scores: Mapping[str, Any]) -> list[str]:

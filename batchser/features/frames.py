@@ -20,6 +20,7 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
+from batchser.features.prosody import window_statistics
 from batchser.records import FloatArray, IntArray
 from batchser.settings import FeatureSettings
 
@@ -32,7 +33,7 @@ _CHUNK_WINDOWS = 8  # frames and spectra of this many windows stay in the proces
 @dataclass(frozen=True, slots=True)
 class Features:
     """Features of a batch: ``mel_db`` float32 (B, T, num_mels) for the gate, ``stack`` float32 (B, T, num_features)
-    for the network, in the order of ``FeatureSettings.names``.
+    for the network, in the order of ``FeatureSettings.names``; (B, 1, num_features) where they are of whole windows.
     """
 
     mel_db: FloatArray
@@ -66,7 +67,7 @@ def _matrices(settings: FeatureSettings) -> _Matrices:
     if s.num_frames >= _DELTA_WIDTH:
         delta = scipy.signal.savgol_filter(delta, _DELTA_WIDTH, deriv=1, polyorder=1, axis=0, mode="interp")
     return _Matrices(
-        window=scipy.signal.get_window("hann", s.fft_samples, fftbins=True).astype(np.float32),
+        window=_taper(s),
         mel=np.ascontiguousarray(mel.T, np.float32),
         dct=np.ascontiguousarray(dct.T, np.float32),
         delta=delta.astype(np.float32),
@@ -74,6 +75,15 @@ def _matrices(settings: FeatureSettings) -> _Matrices:
         tonnetz=_tonnetz_matrix(s.num_chroma),
         contrast_bands=_contrast_bands(s),
     )
+
+
+def _taper(settings: FeatureSettings) -> FloatArray:
+    """The window function of a frame, zeros on either side where it is shorter, as librosa.stft does it: (fft,)."""
+    size = settings.taper_samples or settings.fft_samples
+    before = (settings.fft_samples - size) // 2
+    taper = np.zeros(settings.fft_samples, np.float32)
+    taper[before : before + size] = scipy.signal.get_window(settings.taper, size, fftbins=True)
+    return taper
 
 
 def _tonnetz_matrix(num_chroma: int) -> FloatArray:
@@ -116,9 +126,14 @@ def extract(samples: FloatArray, settings: FeatureSettings) -> Features:
     Returns
     -------
     Features : ``mel_db`` float32 (B, T, num_mels) and ``stack`` float32 (B, T, num_features)
+
+    Raises
+    ------
+    ConfigError : statistics of whole windows where Praat is not installed
     """
     mel_db = np.empty((len(samples), settings.num_frames, settings.num_mels), np.float32)
-    stack = np.empty((len(samples), settings.num_frames, settings.num_features), np.float32)
+    num_steps = 1 if settings.of_windows else settings.num_frames
+    stack = np.empty((len(samples), num_steps, settings.num_features), np.float32)
     for start in range(0, len(samples), _CHUNK_WINDOWS):
         chunk = slice(start, start + _CHUNK_WINDOWS)
         mel_db[chunk], parts = _extract_chunk(samples[chunk], settings)
@@ -129,13 +144,32 @@ def extract(samples: FloatArray, settings: FeatureSettings) -> Features:
     return Features(mel_db, stack)
 
 
+def log_mel(samples: FloatArray, settings: FeatureSettings) -> FloatArray:
+    """What the gate hears, as ``extract`` has it, without the features: (B, window_samples) → (B, T, num_mels)."""
+    mel_db = np.empty((len(samples), settings.num_frames, settings.num_mels), np.float32)
+    m = _matrices(settings)
+    for start in range(0, len(samples), _CHUNK_WINDOWS):
+        chunk = slice(start, start + _CHUNK_WINDOWS)
+        mel_db[chunk] = power_to_db(_power(samples[chunk], settings) @ m.mel, settings.top_db)
+    return mel_db
+
+
+def _power(samples: FloatArray, settings: FeatureSettings) -> FloatArray:
+    """Power spectra of the frames inside each window: (b, N) → float32 (b, T, fft/2 + 1)."""
+    spectrum = _stft(samples, settings, _matrices(settings).window)
+    return np.asarray(spectrum.real**2 + spectrum.imag**2)
+
+
 def _extract_chunk(samples: FloatArray, settings: FeatureSettings) -> tuple[FloatArray, list[FloatArray]]:
     """Log-mel (b, T, num_mels), and each feature named in the settings, (b, T, its width)."""
     m = _matrices(settings)
-    spectrum = _stft(samples, settings, m.window)  # (b, T, fft/2 + 1) complex64
-    power = spectrum.real**2 + spectrum.imag**2
+    power = _power(samples, settings)  # (b, T, fft/2 + 1)
     mel_db = power_to_db(power @ m.mel, settings.top_db)  # (b, T, num_mels)
-    found: dict[str, FloatArray] = {"mel": mel_db}
+    below_peak = mel_db - mel_db.max(axis=(1, 2), keepdims=True) if settings.below_peak else mel_db
+    found: dict[str, FloatArray] = {"mel": below_peak}
+    if settings.of_windows:
+        statistics = window_statistics(samples, settings)
+        return mel_db, [statistics[name][:, None] for name in settings.names]
     wanted = set(settings.names)
     if wanted & {"mfcc", "delta"}:
         found["mfcc"] = mel_db @ m.dct  # (b, T, num_mfcc)
@@ -210,6 +244,42 @@ def centre(mel_db: FloatArray, num_frames: IntArray, settings: FeatureSettings) 
     mean = np.einsum("btf,bt->bf", floored, active.astype(np.float32)) / count[:, None]
     centred = floored - mean[:, None, :].astype(np.float32)
     return np.asarray(np.maximum(centred, np.float32(settings.centred_min_db)), np.float32)
+
+
+def network_input(stack: FloatArray, num_frames: IntArray, settings: FeatureSettings) -> FloatArray:
+    """What the network reads of extracted features: centred, averaged over stretches, or as they are.
+
+    Parameters
+    ----------
+    stack : float32 (B, T, F), as ``extract`` gives it
+    num_frames : int32 (B,), frames inside each window's true length
+    settings : ``centred`` and ``steps``
+
+    Returns
+    -------
+    FloatArray : float32 (B, num_steps, F)
+    """
+    if settings.centred:
+        return centre(stack, num_frames, settings)
+    if not settings.steps or settings.of_windows:
+        return stack
+    averaged = np.empty((len(stack), settings.steps, stack.shape[2]), np.float32)
+    for count in np.unique(num_frames):
+        rows = num_frames == count
+        averaged[rows] = _stretches(settings.num_frames, max(1, int(count)), settings.steps) @ stack[rows]
+    return averaged
+
+
+@functools.lru_cache(maxsize=512)
+def _stretches(num_frames: int, inside: int, steps: int) -> FloatArray:
+    """Means over ``steps`` equal stretches of the first ``inside`` frames, each of one frame at least: (steps, T)."""
+    edges = np.linspace(0, inside, steps + 1)
+    means = np.zeros((steps, num_frames), np.float32)
+    for row, (low, high) in zip(means, itertools.pairwise(edges), strict=True):
+        first = min(int(low), inside - 1)
+        end = max(int(high), first + 1)
+        row[first:end] = 1 / (end - first)
+    return means
 
 
 def level_below_peak(mel_db: FloatArray, num_frames: IntArray, top_db: float) -> FloatArray:

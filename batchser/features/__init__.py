@@ -1,0 +1,25 @@
+"""From windows to what a network reads: features of frames (frames.py) or statistics of windows (prosody.py)."""
+
+from batchser.features.frames import (
+    Features,
+    centre,
+    extract,
+    frames_inside,
+    level_below_peak,
+    log_mel,
+    network_input,
+    power_to_db,
+)
+from batchser.features.prosody import check_libraries
+
+__all__ = [
+    "Features",
+    "centre",
+    "check_libraries",
+    "extract",
+    "frames_inside",
+    "level_below_peak",
+    "log_mel",
+    "network_input",
+    "power_to_db",
+]
