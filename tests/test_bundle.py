@@ -222,7 +222,7 @@ def test_an_unknown_network_is_told_with_those_that_exist(folder):
 
 def test_an_option_that_a_network_does_not_have_is_told(tiny_bundle):
     spec = NetworkSpec("conv-dual-lstm", {"heads": 8})
-    with pytest.raises(ConfigError, match=r"network 'conv-dual-lstm' does not take these options for 184 steps of 64: .*heads"):
+    with pytest.raises(ConfigError, match=r"'conv-dual-lstm' does not take these options for 184 steps of 64: .*heads"):
         Model(dataclasses.replace(tiny_bundle, network=spec))
 
 

@@ -75,7 +75,7 @@ class AugmentSettings:
     low_hz: tuple[float, float] = (200.0, 350.0)
     high_hz: tuple[float, float] = (3200.0, 3700.0)
     noise_probability: float = 0.8
-    noise_snr_db: tuple[float, float] = (10.0, 45.0)
+    noise_snr_db: tuple[float, float] = (0.0, 40.0)
     noise_slope: tuple[float, float] = (0.0, 1.5)
     packet_loss_probability: float = 0.15
     packet_loss_share: tuple[float, float] = (0.01, 0.08)

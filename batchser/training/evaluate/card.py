@@ -96,8 +96,8 @@ def _making(bundle: Bundle) -> str:
     count = recipe.get("teachers", 0)
     others = "another network" if count == 1 else f"{count} other networks"
     taught = (
-        f" It was distilled: {100 * recipe['teacher_share']:.0f} % of each target is what {others}, fitted before it on "
-        "the same clips, said of the window."
+        f" It was distilled: {100 * recipe['teacher_share']:.0f} % of each target is what {others}, fitted before it "
+        "on the same clips, said of the window."
         if count
         else ""
     )
