@@ -37,7 +37,7 @@ bench: setup  ## print speed and memory of the job and each stage beside the pap
 papers: setup  ## fill and print the table of the published systems (hours; make papers DATA=CORPORA)
 	$(BIN)/python tests/bench/published.py --data "$(DATA)"
 
-wheel: setup  ## build dist/*.whl, the default model inside
+wheel: setup  ## build dist/*.whl, the models inside
 	$(BIN)/python -m build --wheel --no-isolation
 
 lock:  ## renew requirements.lock from pyproject.toml (needs uv)

@@ -17,7 +17,7 @@ def test_flops_of_a_layer_are_those_counted_by_hand():
     assert networks.flops(Model(inputs, layers.Dense(3, use_bias=False)(inputs))) == 2 * 10 * 4 * 3
 
 
-@pytest.mark.parametrize("name", ["telephone-6"])
+@pytest.mark.parametrize("name", ["telephone-6", "telephone-8"])
 def test_a_shipped_network_costs_less_than_the_papers_lstms(name):
     bundle = find_bundle(name)
     features = bundle.features
