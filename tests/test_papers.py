@@ -55,7 +55,11 @@ def test_a_papers_recipe_trains_is_measured_again_and_scores_recordings(name, da
     recipe, lines = read_recipe(name, TINY), []
     bundle = training.train(recipe, data, tmp_path / name, lines.append, workers=1)
     clips = bundle.scores["clips"]
-    assert (bundle.scores["protocol"], bundle.scores["line"]) == ("random", "clean")
+    assert [bundle.scores[key] for key in ("protocol", "line", "cut")] == ["random", "clean", "clip"]
+    card = " ".join((bundle.folder / "README.md").read_text().split())
+    for words in ("cut as in training, no telephone, through the job", "Training windows are clips from", "--set '"):
+        assert words in card
+    assert "telephone lines" not in card.split("##")[0]
     assert abs(clips["clips"] - recipe.test_share * 72) < 4  # a whole number of each label
     again = evaluate.evaluate_bundle(bundle, evaluate.read_clips(bundle, data).clips)
     assert np.allclose(again["clips"]["uar"], clips["uar"])

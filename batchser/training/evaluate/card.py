@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from batchser.bundle import Bundle
 from batchser.training.corpora import corpus_of
-from batchser.training.evaluate.held_out import CLEAN_LINE, line_of
+from batchser.training.evaluate.held_out import CLEAN_LINE, line_of, windows_are_clips
 from batchser.training.evaluate.report import render_scores, sent_down, span
 from batchser.training.recipe import read_recipe
 
@@ -125,8 +125,8 @@ def _making(bundle: Bundle) -> str:
 
 def _windows(bundle: Bundle) -> str:
     """Say how training windows were cut."""
-    windows = bundle.training.get("whole_recipe", {}).get("windows", {})
-    if windows.get("cut", "call") == "clip":
+    if windows_are_clips(bundle):
+        windows = bundle.training["whole_recipe"]["windows"]
         return (
             f"Training windows are clips from {windows['offset_s']:g} s on, cut or padded to "
             f"{bundle.features.window_ms / 1000:g} s, {windows['copies']} of each ({', '.join(windows['variants'])}); "

@@ -85,6 +85,12 @@ def line_of(bundle: Bundle) -> str:
     return str(bundle.training.get("line", TELEPHONE_LINE))
 
 
+def windows_are_clips(bundle: Bundle) -> bool:
+    """Whether the bundle's recipe trains on clips as the published systems cut them, and not on moments of calls."""
+    windows = bundle.training.get("whole_recipe", {}).get("windows", {})
+    return bool(windows.get("cut", "call") == "clip")
+
+
 def split_arrays(name: str, fitted: Fitted) -> dict[str, FloatArray]:
     """Name a split model's arrays as folds.npz has them: ``NAME/000`` …, its scaler and its temperature."""
     return named_weights(name, fitted.weights) | {

@@ -36,6 +36,7 @@ from batchser.training.evaluate.held_out import (
     fold_model,
     line_of,
     protocol_of,
+    windows_are_clips,
 )
 from batchser.training.evaluate.scores import Predictions
 from batchser.training.examples import cut_clip
@@ -156,10 +157,10 @@ def _recordings(
 
 def as_trained(samples: FloatArray, bundle: Bundle) -> FloatArray:
     """A clip as the bundle's recipe cuts it: whole, or where its windows are clips, one window of it: (n,) → (m,)."""
-    windows = bundle.training.get("whole_recipe", {}).get("windows", {})
-    if windows.get("cut", "call") == "call":
+    if not windows_are_clips(bundle):
         return samples
-    return cut_clip(samples, bundle.features.rate_hz, windows["offset_s"])[: bundle.features.window_samples]
+    offset_s = float(bundle.training["whole_recipe"]["windows"]["offset_s"])
+    return cut_clip(samples, bundle.features.rate_hz, offset_s)[: bundle.features.window_samples]
 
 
 def _uncalibrated(outcome: Outcome, bundle: Bundle) -> FloatArray:
@@ -198,8 +199,8 @@ def evaluate_bundle(
 
     Returns
     -------
-    dict : ``protocol``, ``line``, ``train_only``, ``clips``, and ``degradations`` and ``calls`` where asked for: plain
-        values
+    dict : ``protocol``, ``line``, ``train_only``, ``clips``, ``cut`` where clips are cut as in training, and
+        ``degradations`` and ``calls`` where asked for: plain values
 
     Raises
     ------
@@ -216,6 +217,8 @@ def evaluate_bundle(
         "train_only": protocols.train_only(clips, found),
         "clips": scores.evaluate(predictions, bundle.abstain_threshold),
     }
+    if windows_are_clips(bundle):
+        result["cut"] = "clip"
     if options.degradations:
         result["degradations"] = degradation_table(bundle, clips, found, model_of, options, report)
     if calls:

@@ -17,7 +17,7 @@ def render_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> str:
     if scores["train_only"]:
         parts[0] += f"\nTrained on but tested by none of these scores: {', '.join(scores['train_only'])}."
     parts += [
-        _clips(scores["clips"], scores.get("line", TELEPHONE_LINE)),
+        _clips(scores["clips"], scores.get("line", TELEPHONE_LINE), as_trained=scores.get("cut") == "clip"),
         _classes(scores["clips"], labels),
         _confusion(scores["clips"], labels),
     ]
@@ -28,12 +28,12 @@ def render_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _clips(clips: Mapping[str, Any], line: str) -> str:
-    count = len(clips["by_fold"])
+def _clips(clips: Mapping[str, Any], line: str, *, as_trained: bool) -> str:
+    count, cut = len(clips["by_fold"]), "cut as in training" if as_trained else "untrimmed"
     scored = "1 split" if count == 1 else f"{count} splits, each clip scored by its own split's model"
     lines = [
         f"{clips['clips']} clips of {clips['speakers']} speakers in {scored};",
-        f"untrimmed, {sent_down(line)}, through the job itself. 95 % intervals are bootstrapped over speakers.",
+        f"{cut}, {sent_down(line)}, through the job itself. 95 % intervals are bootstrapped over speakers.",
     ]
     if clips["left_out"]:
         lines.append(f"{clips['left_out']} clips were left out: the model has no label for their emotion.")
