@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from batchser.errors import ConfigError
+from batchser.extras import load_extra
 from batchser.records import FloatArray
 from batchser.settings import PROSODY, WINDOW_FEATURE_NAMES, FeatureSettings
 
@@ -32,23 +32,11 @@ def check_libraries(settings: FeatureSettings) -> None:
     ConfigError : prosody without Praat
     """
     if "prosody" in settings.names:
-        load_praat()
+        _load_praat()
 
 
-def load_praat() -> Any:
-    """Import parselmouth.
-
-    Raises
-    ------
-    ConfigError : it is not installed
-    """
-    try:
-        import parselmouth
-    except ImportError as error:
-        raise ConfigError(
-            "features.names: prosody needs Praat, which is not installed: pip install 'batchser[prosody]'"
-        ) from error
-    return parselmouth
+def _load_praat() -> Any:
+    return load_extra("parselmouth", "prosody", "features.names: prosody needs Praat")
 
 
 def window_statistics(samples: FloatArray, settings: FeatureSettings) -> Mapping[str, FloatArray]:
@@ -116,7 +104,7 @@ def _prosody(y: FloatArray, rate_hz: int, framing: Mapping[str, Any]) -> dict[st
 
 def _voice(y: FloatArray, rate_hz: int) -> dict[str, float]:
     """Pitch, jitter and shimmer by Praat; 0 where it hears no voice."""
-    parselmouth = load_praat()
+    parselmouth = _load_praat()
     low, high = _PITCH_HZ
     found = dict.fromkeys(
         ("pitch_mean", "pitch_median", "pitch_std", "pitch_variation", "voiced_ratio", "jitter", "shimmer"), 0.0

@@ -70,12 +70,7 @@ def train(
     ConfigError : missing corpora, splits without clips, calls of speakers that every model will have heard
     """
     start_tensorflow(1)
-    check_libraries(recipe.features)
-    recipe.augment.check_libraries()
-    if recipe.gate_augment:
-        recipe.gate_augment.check_libraries()
-    if {"pitch", "stretch"} & set(recipe.windows.variants):
-        augment.load_audiomentations()
+    _check_libraries(recipe)
     read = read_corpora(data, recipe.corpora, recipe.label_options)
     _check(read.clips, recipe)
     splits = _splits(recipe, read.clips)
@@ -198,6 +193,15 @@ def _score_split(
 ) -> scores.Predictions:
     """Score a split in a worker, which reads the sound from the file that all share."""
     return evaluate.score_split(lessons.clips, split, Model(draft, arrays), report, lessons.audio.open())
+
+
+def _check_libraries(recipe: Recipe) -> None:
+    """Say before a run what this machine lacks for a recipe."""
+    check_libraries(recipe.features)
+    for lines in filter(None, (recipe.augment, recipe.gate_augment)):
+        lines.check_libraries()
+    if {"pitch", "stretch"} & set(recipe.windows.variants):
+        augment.load_audiomentations()
 
 
 def _check(clips: Sequence[Clip], recipe: Recipe) -> None:

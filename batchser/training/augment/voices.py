@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from batchser.errors import ConfigError
+from batchser.extras import load_extra
 from batchser.records import FloatArray
 
 
@@ -54,20 +54,13 @@ def change_speed(samples: FloatArray, factor: float) -> FloatArray:
 
 
 def load_audiomentations() -> Any:
-    """Import audiomentations.
+    """Import audiomentations: a second, and only some recipes need it.
 
     Raises
     ------
     ConfigError : it is not installed
     """
-    try:
-        import audiomentations  # a second to import, and only some recipes need it
-    except ImportError as error:
-        raise ConfigError(
-            "augment: pitch_probability and stretch_probability need audiomentations, which is not installed; "
-            "pip install 'batchser[train]'"
-        ) from error
-    return audiomentations
+    return load_extra("audiomentations", "train", "augment: changes of pitch and tempo need audiomentations")
 
 
 def _transform(transform: Any, samples: FloatArray, rate_hz: int) -> FloatArray:

@@ -111,11 +111,9 @@ def score_clips(
     if not rows:
         raise ConfigError(f"evaluate: none of {len(clips)} clips has an emotion of the model's ({', '.join(labels)})")
     known = [clips[k] for k in rows]
-    cut = functools.partial(as_trained, bundle=model.bundle)
     own_audio = None if audio is None else [audio[k] for k in rows]
     with tempfile.TemporaryDirectory() as folder:
-        rate_hz = model.bundle.features.rate_hz
-        recordings = _recordings(Path(folder), known, own_audio, rate_hz, degradation, seed, cut)
+        recordings = _recordings(Path(folder), known, own_audio, model.bundle, degradation, seed)
         outcomes = list(score_recordings(recordings, model, RunSettings(roles=("all",))))
     nothing = (np.nan,) * len(labels)
     return Predictions(
@@ -136,15 +134,15 @@ def _recordings(
     folder: Path,
     clips: Sequence[Clip],
     audio: Sequence[FloatArray] | None,
-    rate_hz: int,
+    bundle: Bundle,
     degradation: str,
     seed: int,
-    cut: Callable[[FloatArray], FloatArray],
 ) -> Iterator[Recording]:
     """Write each clip as 16-bit PCM when the job asks for it; its file goes when the next one comes."""
+    rate_hz = bundle.features.rate_hz
     apply = degradations.DEGRADATIONS[degradation].apply
     for k, clip in enumerate(clips):
-        samples = cut(read_clip(clip, rate_hz) if audio is None else np.asarray(audio[k]))
+        samples = as_trained(read_clip(clip, rate_hz) if audio is None else np.asarray(audio[k]), bundle)
         name = f"{clip.path.name} {clip.start_s} {clip.channel}"  # not its folder, which differs between machines
         line = apply(np.random.default_rng([seed, zlib.crc32(name.encode())]), samples, rate_hz)
         path = folder / f"{k}.wav"

@@ -14,6 +14,7 @@ import numpy as np
 
 from batchser.bundle import Bundle
 from batchser.errors import ConfigError
+from batchser.extras import load_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,10 +69,7 @@ def make_ready(folder: Path) -> None:
     ------
     ConfigError : matplotlib is not installed, or the folder cannot be made
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("pictures need matplotlib: pip install 'batchser[train]'") from error
+    load_extra("matplotlib", "train", "pictures need matplotlib")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
