@@ -113,6 +113,13 @@ _WORKERS = click.option(
     "--workers", type=click.IntRange(min=0), metavar="N",
     help="Worker processes. 0: score in this process. Default: one for every processor.",
 )  # fmt: skip
+_SCHEDULER = click.option(
+    "--scheduler", metavar="ADDRESS", help="Work on the Dask cluster of this scheduler (tcp://host:8786).",
+)  # fmt: skip
+_CHANGES = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE",
+    help="Change the recipe: fit.epochs=3, folds=[4], protocol=random. May be repeated.",
+)  # fmt: skip
 _CONFIG = click.option(
     "--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), is_eager=True, expose_value=False,
     callback=_read_config, metavar="FILE.toml",
@@ -163,7 +170,7 @@ def cli() -> None:
 @click.option("--out", required=True, metavar="OUT", help="Where the calls table goes: a name ending in .parquet.")
 @click.option("--segments", metavar="PATH", help="Where the segments table goes. Default: OUT-stem.segments.parquet.")
 @_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
-@click.option("--scheduler", metavar="ADDRESS", help="Score on the Dask cluster of this scheduler (tcp://host:8786).")
+@_options(_SCHEDULER)
 @click.option("--fresh", is_flag=True, help="Start anew: drop unfinished work, replace a result of other inputs.")
 @click.option("--json-summary", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write what the run did to this JSON file.")  # fmt: skip
@@ -335,9 +342,7 @@ def models(context: click.Context, /, as_json: bool) -> None:
 @cli.command()
 @click.option("--recipe", default=DEFAULT_MODEL, show_default=True, metavar="NAME_OR_TOML",
               help="A recipe of the package, or a TOML file of your own.")  # fmt: skip
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change the recipe: fit.epochs=3, folds=[4], protocol=random. May be repeated.")  # fmt: skip
-@_DATA
+@_options(_CHANGES, _DATA)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
               help="The bundle's folder, made at the end; DIR.work keeps windows and fits until then.")  # fmt: skip
 @_options(_CALLS, _WORKERS, _DEGRADATIONS, _CLIPS_PER_FOLD, _PICTURES, _QUIET)
@@ -370,6 +375,53 @@ def train(
         click.echo(f"\n{render_scores(bundle.scores, bundle.labels)}\n\n{out}")
     for path in write_pictures(pictures, bundle, bundle.scores) if pictures is not None else ():
         click.echo(path, err=True)
+
+
+@cli.command()
+@click.option("--recipe", default=DEFAULT_MODEL, show_default=True, metavar="NAME_OR_TOML",
+              help="A recipe with a table [search]: one of the package, or a TOML file of your own.")  # fmt: skip
+@_options(_CHANGES)
+@click.option("--trials", type=click.IntRange(min=1), default=50, show_default=True, metavar="N",
+              help="Trials in all, those of earlier runs of the same study included.")  # fmt: skip
+@click.option("--method", type=click.Choice(("pruned", "random")), default="pruned", show_default=True,
+              help="pruned: look where it went well (TPE) and end bad trials early; random: neither.")  # fmt: skip
+@click.option("--parts", type=click.IntRange(min=2), default=3, show_default=True, metavar="N",
+              help="Parts that the training clips are dealt into; a trial fits one network for each.")  # fmt: skip
+@_DATA
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE.toml",
+              help="The recipe to write, for `batchser train --recipe`; the study is kept in FILE.study/.")  # fmt: skip
+@_options(_WORKERS, _SCHEDULER, _QUIET)
+def tune(
+    recipe: str, changes: tuple[str, ...], trials: int, method: str, parts: int, data: Path, out: Path,
+    workers: int | None, scheduler: str | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Look for better values of a recipe's keys: those, and within what, that its table [search] names.
+
+    Trials hear the training clips of the recipe's first split alone; they are validated on speakers kept apart, and the
+    split's test clips stay unheard. Killed, the same command goes on; with more --trials it goes further.
+
+    \b
+    [search]
+    "network.units" = [[64, 64], [128, 128], [256, 128]]
+    "fit.learning_rate" = { from = 1e-4, to = 1e-2, log = true }
+    """
+    from batchser.progress import timed
+    from batchser.settings import available_cores
+    from batchser.training.recipe import read_values
+    from batchser.training.tune import Options
+    from batchser.training.tune import tune as tune_recipe
+
+    if out.suffix != ".toml" or not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: expected a name that ends in .toml, in a folder that exists")
+    if scheduler is not None and workers is not None:
+        raise ConfigError("--workers and --scheduler: give one of them; the workers of a scheduler are its own")
+    options = Options(method, parts, available_cores() if workers is None else workers, scheduler)
+    found = tune_recipe(read_values(recipe, changes), data, out, trials, timed(quiet=quiet), options)
+    if not quiet:
+        ended = ", ".join(f"{count} {name.lower()}" for name, count in found.trials.items() if count)
+        own = f"{found.own:.3f}" if found.own is not None else "pruned"
+        click.echo(f"trials: {ended}; UAR of the parts {found.best:.3f}, of the recipe as it stood {own}")
+        click.echo(f"recipe   {found.path}\npicture  {found.picture}")
 
 
 @cli.command()

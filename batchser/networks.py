@@ -99,7 +99,7 @@ def lstm_stack(
     *,
     across: bool = False,
     units: Sequence[int] = (256, 128),
-    dropouts: Sequence[float] = (0.4, 0.0),
+    dropouts: Sequence[float] | float = 0.4,
     batch_norm: bool = True,
     bidirectional: bool = False,
     flatten: bool = False,
@@ -108,9 +108,10 @@ def lstm_stack(
 ) -> keras.Model:
     """LSTMs one upon another, as in papers 000, 001 and 002: (B, T, F) → logits (B, num_outputs).
 
-    Each LSTM but the last gives its whole sequence, then BatchNorm where asked for, and ``dropouts`` of its own; the
-    last one its last state, or, with ``flatten``, its sequence as one vector. Dense layers with ReLU follow. With
-    ``across`` the sequence is that of the features, not of the steps. The defaults are paper 000's 256/128.
+    Each LSTM but the last gives its whole sequence, then BatchNorm where asked for, and ``dropouts`` of its own (one
+    number: of all but the last); the last one its last state, or, with ``flatten``, its sequence as one vector. Dense
+    layers with ReLU follow. With ``across`` the sequence is that of the features, not of the steps. The defaults are
+    paper 000's 256/128.
 
     Raises
     ------
@@ -118,6 +119,8 @@ def lstm_stack(
     """
     from keras import Input, Model, layers
 
+    if isinstance(dropouts, int | float):
+        dropouts = [*[dropouts] * (len(units) - 1), 0.0]
     if len(units) != len(dropouts):
         raise ValueError(f"dropouts: received {list(dropouts)}, expected one for each of units {list(units)}")
     inputs = Input((num_frames, num_features), name="features")

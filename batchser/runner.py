@@ -8,11 +8,9 @@ kills its process again it gets a row with status ``crashed``: innocents do not 
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from batchser import __version__, summary
 from batchser.bundle import Bundle, find_bundle
+from batchser.cluster import num_workers, open_cluster
 from batchser.errors import BatchserError, ConfigError
 from batchser.features import check_libraries
 from batchser.manifest import Manifest, make_shards, read_inputs
@@ -38,11 +37,7 @@ _MIN_SHARD_S: Final = 60.0
 _MAX_SHARD_S: Final = 3 * 3600.0
 _WARM_UP_TRIES: Final = 3
 _IN_FLIGHT_PER_WORKER: Final = 2
-_CONNECT_S: Final = 15.0
 _WORKER_BYTES: Final = 1_300_000_000  # what a worker weighs at its peak (make bench)
-#: Dask's own default without its MALLOC_TRIM_THRESHOLD_: that makes glibc map and clear every array anew, which takes
-#: as much time as all our arithmetic and saves no memory at the peak.
-_WORKER_ENVIRONMENT: Final = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
 
 
 class RunError(BatchserError):
@@ -229,17 +224,13 @@ def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Head
             done(shard)
     elif recordings:
         # Even one shard gets a process of its own: a recording that kills its process must not kill the driver.
-        with _cluster(job.scheduler, min(workers, len(shards_for(workers))), progress) as client:
-            _score_over_dask(client, task, shards_for(_num_workers(client)), done)
+        with open_cluster(job.scheduler, min(workers, len(shards_for(workers))), progress.say) as client:
+            _score_over_dask(client, task, shards_for(num_workers(client)), done)
 
 
 def default_workers() -> int:
     """One worker a processor, but no more than the memory holds."""
     return max(1, min(available_cores(), available_memory_bytes() // _WORKER_BYTES))
-
-
-def _num_workers(client: Any) -> int:
-    return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def score_shard(task: Task, recordings: Sequence[Recording]) -> None:
@@ -258,63 +249,6 @@ def warm_up(task: Task) -> None:
     load_model(task.model_folder, task.model_sha256, task.num_threads)
 
 
-@contextmanager
-def _cluster(scheduler: str | None, workers: int, progress: Progress) -> Iterator[Any]:
-    """Give a client of the scheduler at this address, or of an own local cluster: one process a core, one thread each.
-
-    Raises
-    ------
-    ConfigError : no scheduler answers at the address
-    """
-    import dask
-    from distributed import Client, LocalCluster
-
-    _quiet_distributed()
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=_CONNECT_S)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ConfigError(
-                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}). Start one with `dask scheduler`, "
-                "or leave the option out to use this machine"
-            ) from error
-        with client:
-            yield client
-        return
-    progress.say(f"starting {workers} worker processes")
-    # A task whose process died comes back at once; whom to blame is decided here, not by the scheduler.
-    with (
-        dask.config.set(
-            {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}
-        ),
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=0, processes=True, dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):  # fmt: skip
-        _leave_ctrl_c_to_the_driver(client)
-        yield client
-
-
-def _leave_ctrl_c_to_the_driver(client: Any) -> None:
-    """Let workers ignore a terminal's Ctrl-C, which reaches every process of the job: the driver ends them."""
-    from distributed import WorkerPlugin
-
-    class IgnoreCtrlC(WorkerPlugin):
-        def setup(self, worker: Any) -> None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    client.register_plugin(IgnoreCtrlC())
-
-
-def _quiet_distributed() -> None:
-    """Keep the cluster's comings and goings out of the job's log: what matters of them is told here."""
-    for name in ("distributed", *logging.root.manager.loggerDict):
-        if name.split(".")[0] == "distributed":
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
 def _score_over_dask(
     client: Any, task: Task, shards: Sequence[Sequence[Recording]], done: Callable[[Sequence[Recording]], None]
 ) -> None:
@@ -328,7 +262,7 @@ def _score_over_dask(
     suspects: deque[Recording] = deque()
     while waiting or suspects:
         if waiting:
-            most = _IN_FLIGHT_PER_WORKER * max(1, _num_workers(client))
+            most = _IN_FLIGHT_PER_WORKER * max(1, num_workers(client))
             for shard in _failed_shards(client, task, waiting, most, done):
                 if len(shard) == 1:
                     suspects.append(shard[0])

@@ -7,7 +7,9 @@ depends on the seed and the epoch's number alone, so a fit that was killed ends 
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from batchser.scoring import Network
 
+#: Told after every epoch its number, from 1, and the UAR on the validation examples; what it raises ends the fit.
+Watch = Callable[[int, float], None]
 _MASKS: Final = 2  # SpecAugment masks of each kind
 _INFERENCE_BATCH: Final = 256
 _SCALER_CLIPS: Final = 500
@@ -93,17 +97,26 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fitted network: weights in Keras's order, its scaler float32 (F,), its temperature, and its curves."""
+    """A fitted network: weights in Keras's order, its scaler float32 (F,), its temperature, and its curves.
+
+    ``valid_uar`` is the UAR of these weights on the validation examples, before calibration.
+    """
 
     weights: list[FloatArray]
     mean: FloatArray
     std: FloatArray
     temperature: float
     history: dict[str, list[float]]
+    valid_uar: float = math.nan
 
 
 def fit(
-    examples: Examples, task: Task, report: Report, state: Path | None = None, start: Start | None = None
+    examples: Examples,
+    task: Task,
+    report: Report,
+    state: Path | None = None,
+    start: Start | None = None,
+    watch: Watch | None = None,
 ) -> Fitted:
     """Fit a network with early stopping, then calibrate it on the validation examples.
 
@@ -113,6 +126,7 @@ def fit(
     report : takes a line of progress an epoch
     state : the file that the fit's state is kept in after every epoch, and taken from where it is there
     start : weights to start from, of a network of the same build
+    watch : told the UAR after every epoch, those of the state too
 
     Returns
     -------
@@ -138,7 +152,7 @@ def fit(
         )
         network.optimizer.build(network.trainable_variables)
         run = _Fit(network, examples, task, steps, start)
-        return _fitted(run, report, state)
+        return _fitted(run, report, state, watch)
     finally:
         keras.config.set_dtype_policy(before)
 
@@ -163,23 +177,33 @@ def _learning_rate(settings: FitSettings, steps: int) -> Any:
     )  # fmt: skip
 
 
-def _fitted(run: _Fit, report: Report, state: Path | None) -> Fitted:
+def _fitted(run: _Fit, report: Report, state: Path | None, watch: Watch | None) -> Fitted:
     """Run the epochs that are left, pick the weights and calibrate them."""
     settings = run.task.settings
     if state is not None and state.is_file():
         run.load(state)
         report(f"goes on after epoch {run.epoch} of {settings.epochs}")
+    if watch is not None:
+        tell_again(run.history, watch)
     started, first = time.monotonic(), run.epoch
     while run.epoch < settings.epochs and run.epochs_since_best < settings.patience:
         loss, valid_loss = run.run_epoch()
         if state is not None:
             run.save(state)
+        if watch is not None:
+            watch(run.epoch, run.history["val_uar"][-1])
         left_s = (time.monotonic() - started) / (run.epoch - first) * (settings.epochs - run.epoch)
         report(
             f"epoch {run.epoch}/{settings.epochs}: loss {loss:.3f}, validation loss {valid_loss:.3f}, "
             f"at most {left_s / 60:.1f} min left"
         )
     return run.finish()
+
+
+def tell_again(history: dict[str, list[float]], watch: Watch) -> None:
+    """Tell the epochs that are past already, of a fit that goes on or was taken from disk."""
+    for epoch, uar in enumerate(history["val_uar"], start=1):
+        watch(epoch, uar)
 
 
 @dataclass(slots=True)
@@ -196,7 +220,7 @@ class _Fit:
     epochs_since_best: int = 0
     best: list[FloatArray] = field(default_factory=list)
     last: list[list[FloatArray]] = field(default_factory=list)
-    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "val_loss": []})
+    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "val_loss": [], "val_uar": []})
     mean: FloatArray = field(init=False)
     std: FloatArray = field(init=False)
     score: Network = field(init=False)
@@ -239,9 +263,10 @@ class _Fit:
                 x, y = mix(rng, x, y, settings.mixup)
             y = y * (1 - settings.label_smoothing) + settings.label_smoothing / self.task.num_outputs
             losses.append(float(self.network.train_on_batch(x, y)))
-        loss, valid_loss = float(np.mean(losses)), self._valid_loss()
+        loss = float(np.mean(losses))
+        valid_loss, valid_uar = self._judged()
         self.epoch += 1
-        self._note(loss, valid_loss)
+        self._note(loss, valid_loss, valid_uar)
         return loss, valid_loss
 
     def _validate(self) -> tuple[FloatArray, FloatArray]:
@@ -256,14 +281,17 @@ class _Fit:
             targets.append(y)
         return np.concatenate(logits), np.concatenate(targets)
 
-    def _valid_loss(self) -> float:
+    def _judged(self) -> tuple[float, float]:
+        """Loss and UAR on the validation examples."""
         logits, targets = self._validate()
-        return float(-(targets * np.log(softmax(logits) + 1e-9)).sum(axis=-1).mean())
+        loss = float(-(targets * np.log(softmax(logits) + 1e-9)).sum(axis=-1).mean())
+        return loss, mean_recall(logits, targets.argmax(axis=-1))
 
-    def _note(self, loss: float, valid_loss: float) -> None:
+    def _note(self, loss: float, valid_loss: float, valid_uar: float) -> None:
         settings = self.task.settings
         self.history["loss"].append(loss)
         self.history["val_loss"].append(valid_loss)
+        self.history["val_uar"].append(valid_uar)
         weights = [np.asarray(w) for w in self.network.get_weights()]
         if valid_loss < self.best_loss:
             self.best_loss, self.best, self.epochs_since_best = valid_loss, weights, 0
@@ -317,7 +345,7 @@ class _Fit:
         """Pick the best weights, round them and calibrate them on the validation examples."""
         if self.last:
             self.network.set_weights([np.mean(each, axis=0) for each in zip(*self.last, strict=True)])
-        if not self.last or self._valid_loss() > self.best_loss:
+        if not self.last or self._judged()[0] > self.best_loss:
             self.network.set_weights(self.best)
         self.network.set_weights([rounded(np.asarray(w, np.float32)) for w in self.network.get_weights()])
         logits, targets = self._validate()
@@ -327,7 +355,16 @@ class _Fit:
         bias = self.network.get_layer("logits").bias
         bias.assign_add((offsets * temperature).astype(np.float32))
         weights = [np.asarray(w, np.float32) for w in self.network.get_weights()]
-        return Fitted(weights, self.mean, self.std, temperature, self.history)
+        return Fitted(weights, self.mean, self.std, temperature, self.history, mean_recall(logits, truth))
+
+
+def mean_recall(logits: FloatArray, truth: IntArray) -> float:
+    """UAR: the mean, over the labels that occur in ``truth`` int (n, ...), of the part of each that is found."""
+    size = logits.shape[-1]
+    flat, said = truth.reshape(-1), logits.reshape(-1, size).argmax(axis=1)
+    counts = np.bincount(flat, minlength=size)
+    right = np.bincount(flat[said == flat], minlength=size)
+    return float((right[counts > 0] / counts[counts > 0]).mean())
 
 
 def rounded(weights: FloatArray) -> FloatArray:

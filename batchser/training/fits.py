@@ -11,7 +11,7 @@ import numpy as np
 from batchser.records import FloatArray, IntArray
 from batchser.settings import fingerprint_of
 from batchser.training.distil import Teaching, taught_targets
-from batchser.training.fit import Examples, Fitted, Start, Task, fit
+from batchser.training.fit import Examples, Fitted, Start, Task, Watch, fit, tell_again
 from batchser.training.workers import Report
 
 
@@ -24,6 +24,7 @@ def fit_or_take(
     teaching: Teaching | None,
     work: Path,
     report: Report,
+    watch: Watch | None = None,
 ) -> Fitted:
     """Fit a task, or take the fit that an earlier run of the same task has kept in ``work``.
 
@@ -37,14 +38,22 @@ def fit_or_take(
     path = work / f"fit-{task.name}-{key}.npz"
     if path.is_file():
         report(f"{task.name}: taken from {path}")
-        return _read_fit(path)
+        fitted = _read_fit(path)
+        if watch is not None:
+            tell_again(fitted.history, watch)
+        return fitted
     inputs = np.load(folder / "inputs.npy", mmap_mode="r")
     if teaching is not None:
         targets = taught_targets(inputs, np.asarray(targets, np.float32), task.train, teaching)
     examples = Examples(inputs, targets, groups)
     state = work / f"fit-{task.name}-{key}.state.npz"
-    fitted = fit(examples, task, lambda line: report(f"{task.name}: {line}"), state, start)
-    about = {"weights": len(fitted.weights), "temperature": fitted.temperature, "history": fitted.history}
+    fitted = fit(examples, task, lambda line: report(f"{task.name}: {line}"), state, start, watch)
+    about = {
+        "weights": len(fitted.weights),
+        "temperature": fitted.temperature,
+        "history": fitted.history,
+        "valid_uar": fitted.valid_uar,
+    }
     arrays = {f"{k:03d}": array for k, array in enumerate(fitted.weights)} | {"mean": fitted.mean, "std": fitted.std}
     beside = path.with_suffix(".part.npz")
     np.savez(beside, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]  # as in bundle.py
@@ -57,4 +66,6 @@ def _read_fit(path: Path) -> Fitted:
     with np.load(path, allow_pickle=False) as file:
         about = json.loads(str(file["about"]))
         weights = [file[f"{k:03d}"] for k in range(about["weights"])]
-        return Fitted(weights, file["mean"], file["std"], about["temperature"], about["history"])
+        return Fitted(
+            weights, file["mean"], file["std"], **{k: about[k] for k in ("temperature", "history", "valid_uar")}
+        )

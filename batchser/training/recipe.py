@@ -162,6 +162,7 @@ class Recipe:
     they are taught, and validated on, is ``fit``'s. ``gate_augment`` is the gate's own ``augment`` (empty: the same).
     ``start_from`` names a bundle whose networks the fits start from (empty: from chance): its shipped one or, for clips
     that it was itself measured on, the split model that never heard them.
+    ``search`` is what `batchser tune` varies (training.search); training takes no notice of it.
     ``sound_licences`` says whose the ``music``, ``noise`` and ``rir`` of the data are, for the model card.
     """
 
@@ -194,6 +195,7 @@ class Recipe:
     gate_held_out_music: float = 0.33
     kept_share: float = 0.75
     start_from: str = ""
+    search: Mapping[str, Any] = field(default_factory=dict)
     sound_licences: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -218,14 +220,24 @@ class Recipe:
 
 
 def read_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe that the package carries, by name, or a TOML file.
+    """Read a recipe that the package carries, by name, or a TOML file: ``recipe_of(read_values(...))``.
+
+    Raises
+    ------
+    ConfigError : as those do
+    """
+    return recipe_of(read_values(name_or_path, changes))
+
+
+def read_values(name_or_path: str, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a recipe's TOML as it is, with changes.
 
     ``changes`` are lines of TOML with dotted keys, such as ``fit.epochs=3`` or ``protocol=random`` (words need no
     quotes), which win over the recipe's.
 
     Raises
     ------
-    ConfigError : no such recipe, or keys and values that a recipe does not have, all told at once
+    ConfigError : no such recipe, no TOML, or a change that is none
     """
     carried = resources.files("batchser.training") / "recipes"
     path = Path(name_or_path)
@@ -248,8 +260,8 @@ def read_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not TOML: {error}") from error
     for change in changes:
-        _merge(values, _read_change(change))
-    return _recipe_of(values)
+        merge(values, _read_change(change))
+    return values
 
 
 def _read_change(change: str) -> dict[str, Any]:
@@ -263,11 +275,11 @@ def _read_change(change: str) -> dict[str, Any]:
     raise ConfigError(f"recipe: received the change {change!r}, expected KEY=VALUE, such as fit.epochs=3")
 
 
-def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Put changes into tables of values, at any depth, in place."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
+            merge(values[key], value)
         else:
             values[key] = value
 
@@ -288,8 +300,13 @@ _PARTS: Final[Mapping[str, type]] = {
 _NETWORKS: Final = ("network", "teacher_network", "gate_network")
 
 
-def _recipe_of(values: dict[str, Any]) -> Recipe:
-    """Build a Recipe from TOML's values; lists become tuples."""
+def recipe_of(values: dict[str, Any]) -> Recipe:
+    """Build a Recipe from TOML's values; lists become tuples.
+
+    Raises
+    ------
+    ConfigError : keys and values that a recipe does not have, all told at once
+    """
     faults = _unknown_keys(values, Recipe, "")
     for name, kind in _PARTS.items():
         faults += _unknown_keys(values.get(name, {}), kind, f"{name}.")

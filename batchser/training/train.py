@@ -70,9 +70,9 @@ def train(
     ConfigError : missing corpora, splits without clips, calls of speakers that every model will have heard
     """
     start_tensorflow(1)
-    _check_libraries(recipe)
+    check_machine(recipe)
     read = read_corpora(data, recipe.corpora, recipe.label_options)
-    _check(read.clips, recipe)
+    check_clips(read.clips, recipe)
     splits = _splits(recipe, read.clips)
     for folder in calls:
         find_split(folder, read.clips, splits)  # must not be found after an hour
@@ -195,8 +195,13 @@ def _score_split(
     return evaluate.score_split(lessons.clips, split, Model(draft, arrays), report, lessons.audio.open())
 
 
-def _check_libraries(recipe: Recipe) -> None:
-    """Say before a run what this machine lacks for a recipe."""
+def check_machine(recipe: Recipe) -> None:
+    """Say before a run what this machine lacks for a recipe.
+
+    Raises
+    ------
+    ConfigError : a library that its features, codecs or variants need
+    """
     check_libraries(recipe.features)
     for lines in filter(None, (recipe.augment, recipe.gate_augment)):
         lines.check_libraries()
@@ -204,8 +209,13 @@ def _check_libraries(recipe: Recipe) -> None:
         augment.load_audiomentations()
 
 
-def _check(clips: Sequence[Clip], recipe: Recipe) -> None:
-    """Find before anything starts what would else be found after an hour."""
+def check_clips(clips: Sequence[Clip], recipe: Recipe) -> None:
+    """Find before anything starts what would else be found after an hour.
+
+    Raises
+    ------
+    ConfigError : masks wider than windows, an unknown line or label, options that a network does not take
+    """
     unknown = sorted({c.emotion for c in clips} - set(recipe.labels))
     features = recipe.features
     shape = (features.num_steps, features.num_features)
@@ -253,6 +263,7 @@ def _describe(recipe: Recipe, base: Base | None, about: Mapping[str, Any]) -> Bu
         data += base.data_besides(recipe.corpora)
     commercial = all(corpus["commercial_use"] for corpus in data)
     whole_recipe = json.loads(json.dumps(asdict(recipe)))  # lists for tuples, as bundle.json will have them
+    del whole_recipe["search"]  # made nothing of it
     return Bundle(
         name=recipe.name,
         labels=recipe.labels,

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, reliability diagram, learning curves; matplotlib draws, off screen.
+"""Pictures: confusion matrix, reliability diagram, learning curves, a study's trials; matplotlib draws, off screen.
 
 Colours are those of Okabe and Ito (2008), which the colour-blind can tell apart; what differs by colour also differs
 by line or marker.
@@ -144,6 +144,32 @@ def learning_curves(history: Mapping[str, Mapping[str, Sequence[float]]], about:
     panels[0].legend(fontsize=8)
     figure.suptitle(f"{about}: learning curves", fontsize=11)
     return figure
+
+
+def tuning_picture(
+    trials: Sequence[tuple[int, float, bool]], importances: Mapping[str, float], about: str, path: Path
+) -> Path:
+    """Draw a study into ``path``: its trials (number, UAR, whether complete), and the share of each key that mattered.
+
+    Raises
+    ------
+    ConfigError : the file cannot be written
+    """
+    figure, (left, right) = _figure(11.0, 2.2 + 0.35 * max(6, len(importances)), 1, 2)
+    for complete, label, colour, marker in ((True, "complete", _BLUE, "o"), (False, "pruned", _GREY, "x")):
+        shown = [(number, uar) for number, uar, ended in trials if ended == complete]
+        left.plot(*np.transpose(shown) if shown else ([], []), color=colour, marker=marker, linestyle="", label=label)
+    done = sorted((number, uar) for number, uar, complete in trials if complete)
+    if done:
+        best = np.maximum.accumulate([uar for _, uar in done])
+        left.step([number for number, _ in done], best, where="post", color=_ORANGE, linewidth=1.4, label="best so far")
+    left.set(xlabel="trial (0: the recipe as it stands)", ylabel="UAR, mean of the parts", title=f"{about}: trials")
+    left.grid(color="#dddddd", linewidth=0.6)
+    left.legend(fontsize=9)
+    names = list(importances)[::-1]
+    right.barh(names, [importances[name] for name in names], color=_BLUE)
+    right.set(xlabel="share of the variance of UAR", title="what mattered" if names else "too few trials to say")
+    return _save(figure, path)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:

@@ -1,0 +1,84 @@
+"""The Dask cluster that recordings are scored and trials fitted on: this machine's own, or one by its address."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from batchser.errors import ConfigError
+
+_CONNECT_S: Final = 15.0
+#: Dask's own default without its MALLOC_TRIM_THRESHOLD_: that makes glibc map and clear every array anew, which takes
+#: as much time as all our arithmetic and saves no memory at the peak.
+_WORKER_ENVIRONMENT: Final = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
+
+
+@contextmanager
+def open_cluster(scheduler: str | None, workers: int, say: Callable[[str], None]) -> Iterator[Any]:
+    """Give a client of the scheduler at this address, or of an own local cluster: one process a core, one thread each.
+
+    Parameters
+    ----------
+    scheduler : its address; None starts a cluster on this machine, which ends with the block
+    workers : processes of the own cluster
+    say : takes a line of progress
+
+    Raises
+    ------
+    ConfigError : no scheduler answers at the address
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    _quiet_distributed()
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=_CONNECT_S)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ConfigError(
+                f"--scheduler {scheduler}: no Dask scheduler answers there ({error}). Start one with `dask scheduler`, "
+                "or leave the option out to use this machine"
+            ) from error
+        with client:
+            yield client
+        return
+    say(f"starting {workers} worker processes")
+    # A task whose process died comes back at once; whom to blame is decided here, not by the scheduler.
+    with (
+        dask.config.set(
+            {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}
+        ),
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, memory_limit=0, processes=True, dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        _leave_ctrl_c_to_the_driver(client)
+        yield client
+
+
+def num_workers(client: Any) -> int:
+    """Count the workers that the cluster has now."""
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _leave_ctrl_c_to_the_driver(client: Any) -> None:
+    """Let workers ignore a terminal's Ctrl-C, which reaches every process of the job: the driver ends them."""
+    from distributed import WorkerPlugin
+
+    class IgnoreCtrlC(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    client.register_plugin(IgnoreCtrlC())
+
+
+def _quiet_distributed() -> None:
+    """Keep the cluster's comings and goings out of the job's log: what matters of them is told here."""
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
