@@ -397,8 +397,9 @@ def tune(
 ) -> None:  # fmt: skip
     """Look for better values of a recipe's keys: those, and within what, that its table [search] names.
 
-    Trials hear the training clips of the recipe's first split alone; they are validated on speakers kept apart, and the
-    split's test clips stay unheard. Killed, the same command goes on; with more --trials it goes further.
+    Trials hear the training clips of the recipe's first split alone and are validated on speakers (under the protocol
+    random: clips) kept apart, so that the split's test clips can say whether it helped. Killed, the same command goes
+    on; with more --trials it goes further.
 
     \b
     [search]
@@ -418,9 +419,9 @@ def tune(
     options = Options(method, parts, available_cores() if workers is None else workers, scheduler)
     found = tune_recipe(read_values(recipe, changes), data, out, trials, timed(quiet=quiet), options)
     if not quiet:
-        ended = ", ".join(f"{count} {name.lower()}" for name, count in found.trials.items() if count)
-        own = f"{found.own:.3f}" if found.own is not None else "pruned"
-        click.echo(f"trials: {ended}; UAR of the parts {found.best:.3f}, of the recipe as it stood {own}")
+        ended = ", ".join(f"{count} {name.lower()}" for name, count in found.endings.items() if count)
+        before = f"{found.uar_before:.3f}" if found.uar_before is not None else "not known"
+        click.echo(f"trials: {ended}; UAR of the parts {found.uar:.3f}, of the recipe as it stood {before}")
         click.echo(f"recipe   {found.path}\npicture  {found.picture}")
 
 

@@ -13,6 +13,7 @@ from conftest import RATE_HZ, speechlike, write
 from tiny_corpus import make_corpus
 
 from batchser import networks
+from batchser.bundle import read_weights
 from batchser.cli import cli
 from batchser.errors import ConfigError
 from batchser.settings import FeatureSettings
@@ -77,6 +78,31 @@ def test_a_papers_recipe_trains_is_measured_again_and_scores_recordings(name, da
     assert len(segments) == 3
     assert len(scored)
     np.testing.assert_allclose(scored[[f"p_{label}" for label in recipe.labels]].sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "parameters"),
+    [
+        ("lstm-mfcc13", "network.units=[128, 64]", 125_320),  # the paper's first version
+        ("dual-lstm-stack", "network.units=[256, 256, 128]", 1_261_320),
+        ("dual-lstm-stack", "network.units=[512, 256, 128]", 2_550_536),
+    ],
+)
+def test_a_variant_of_a_papers_network_is_one_change(name, change, parameters):
+    recipe = read_recipe(name, [change])
+    shape = (recipe.features.num_steps, recipe.features.num_features)
+    network = networks.build(recipe.network.name, *shape, len(recipe.labels), recipe.network.options)
+    assert network.count_params() == parameters
+
+
+def test_the_wideband_recipe_trains_and_ships_the_network_that_was_measured(data, tmp_path):
+    bundle = training.train(read_recipe("wideband-8", TINY), data, tmp_path / "wide", [].append, workers=1)
+    assert [bundle.scores[key] for key in ("protocol", "line")] == ["random", "clean"]
+    card = " ".join((bundle.folder / "README.md").read_text().split())
+    assert "The shipped weights are those of the first of them." in card
+    shipped = [w for name, w in read_weights(bundle).items() if name.startswith("emotion/")]
+    measured = [w for name, w in read_weights(bundle, "folds.npz").items() if name.startswith("random/")]
+    assert all(np.array_equal(a, b) for a, b in zip(shipped, measured, strict=True))
 
 
 def test_changes_to_a_recipe_are_toml_or_words():

@@ -231,12 +231,21 @@ def _pool_of(clip: Clip) -> tuple[str, str, str]:
 def _line_sounds(recipe: Recipe, files: SoundFiles) -> Sounds:
     """What may lie behind a voice, as far as the recipe uses it."""
     augment = recipe.augment
-    return read_sounds(
+    return _read_sounds(
         files.noise if augment.background_probability and files.noise.is_dir() else None,
         files.music if augment.music_probability and files.music.is_dir() else None,
         files.rooms if augment.room_probability and files.rooms.is_dir() else None,
         recipe.features.rate_hz,
     )
+
+
+#: Sounds are decoded once a process, not once a part: that took longer than composing its windows.
+_read_sounds = functools.lru_cache(maxsize=1)(read_sounds)
+
+
+@functools.lru_cache(maxsize=4)  # music and noise of two sides
+def _read_files(files: tuple[Path, ...], rate_hz: int) -> list[FloatArray]:
+    return [read_samples(file, rate_hz) for file in files]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +299,8 @@ def _compose_gate_part(
     samples_of = audio.open()
     sounds = GateSounds(
         {speaker: [np.asarray(samples_of[k]) for k in rows] for speaker, rows in side.voices.items()},
-        [read_samples(file, settings.rate_hz) for file in side.music],
-        [read_samples(file, settings.rate_hz) for file in side.noise],
+        _read_files(side.music, settings.rate_hz),
+        _read_files(side.noise, settings.rate_hz),
     )
     x, y = (np.load(path / f"{array}.npy", mmap_mode="r+") for array in ("inputs", "kinds"))
     frames = np.array([settings.num_frames], np.int32)

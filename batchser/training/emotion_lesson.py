@@ -73,13 +73,18 @@ def teacher_network(recipe: Recipe) -> NetworkSpec:
     return recipe.teacher_network or recipe.network
 
 
+def teacher_name(name: str, number: int) -> str:
+    """Name the fit of a teacher of the network ``name``; the first is number 1."""
+    return f"{name}-teacher-{number}"
+
+
 def teacher_jobs(recipe: Recipe, jobs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The fits that those of ``emotion_jobs`` learn from, the first one's ``recipe.teachers`` first; none without."""
     network = teacher_network(recipe)
     return [
         (
             replace(
-                task, name=f"{task.name}-teacher-{number}", network=network, settings=recipe.teacher_fit,
+                task, name=teacher_name(task.name, number), network=network, settings=recipe.teacher_fit,
                 seed=task.seed + _TEACHER_SEEDS * number,
             ),
             folder, targets, groups, start if network == recipe.network else None,
@@ -90,14 +95,19 @@ def teacher_jobs(recipe: Recipe, jobs: Sequence[tuple[Any, ...]]) -> list[tuple[
 
 
 def emotion_jobs(training: TrainingSet, splits: Sequence[Split], base: Base | None) -> list[tuple[Any, ...]]:
-    """One fit a split, and the shipped one on everything: the first arguments of ``fits.fit_or_take``."""
+    """One fit a split, and the shipped one on everything unless a split's is shipped (``Recipe.ship``).
+
+    They are the first arguments of ``fits.fit_or_take``.
+    """
     recipe = training.recipe
-    everything = np.arange(len(training.clips), dtype=np.int32)
+    fitted_on = [(split.name, split.train) for split in splits]
+    if recipe.ship == "all":
+        fitted_on.append((SHIPPED, np.arange(len(training.clips), dtype=np.int32)))
     targets, groups = training.targets(), training.groups()
     tested = {clip.corpus for clip in training.clips} - set(protocols.train_only(training.clips, splits))
     models = start_models(recipe, base, training.clips, splits)
     jobs = []
-    for number, (name, rows) in enumerate([*((s.name, s.train) for s in splits), (SHIPPED, everything)]):
+    for number, (name, rows) in enumerate(fitted_on):
         heard, kept = (base.heard, base.validation_of(models[name])) if base else ((), ())
         valid = _validation(recipe, training.clips, rows, tested, number, heard, kept)
         task = Task(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from batchser.records import MUSIC, NOISE, SILENCE, SPEECH, TONE, FloatArray, KindArray
 from batchser.settings import FeatureSettings
@@ -34,7 +35,7 @@ class Take:
 def make_take(samples: FloatArray, rate_hz: int) -> Take:
     """Find where a clip (n,) is spoken: within 26 dB of its loudest 30 ms, 50 ms more on either side."""
     width = max(1, int(0.03 * rate_hz))
-    power = np.convolve(samples**2, np.ones(width, np.float32) / width, "same")[: samples.size]
+    power = running_sum(samples.astype(np.float64) ** 2, width) / width
     loud = np.flatnonzero(power > 10**-2.6 * power.max(initial=0.0))
     if not loud.size:
         return Take(samples, samples)
@@ -201,9 +202,16 @@ def gate_window(
 def _active(sound: FloatArray, rate_hz: int) -> np.ndarray:
     """Where a sound is on, bool (n,): within 26 dB of its loudest 60 ms, short gaps closed."""
     width = max(1, int(0.06 * rate_hz))
-    power = np.convolve(sound**2, np.ones(width) / width, "same")[: sound.size]
+    power = running_sum(sound.astype(np.float64) ** 2, width) / width
     loud = power > 10**-2.6 * max(float(power.max(initial=0.0)), 1e-9)
-    return np.convolve(loud, np.ones(2 * width + 1), "same")[: sound.size] > 0.5
+    return running_sum(loud.astype(np.float64), 2 * width + 1) > 0.5
+
+
+def running_sum(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
+    """``np.convolve(values, np.ones(width), "same")[: values.size]`` in a time that does not grow with ``width``."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    last = np.arange(1, values.size + 1) + (min(width, values.size) - 1) // 2
+    return sums[np.minimum(last, values.size)] - sums[np.maximum(last - width, 0)]
 
 
 def _speech(rng: np.random.Generator, sounds: GateSounds, num_samples: int, rate_hz: int) -> FloatArray:

@@ -160,6 +160,8 @@ class Recipe:
     ``teachers`` networks are fitted for every split before the one that counts, ``teacher_network`` (empty: the same
     build) by ``teacher_fit``; ``teacher_share`` of its targets is what they say of a window (training.distil). What
     they are taught, and validated on, is ``fit``'s. ``gate_augment`` is the gate's own ``augment`` (empty: the same).
+    ``ship`` says what the shipped network is taught: ``all`` clips, or a ``split``'s: then it is the first split's
+    network itself, in half the time where there is one split.
     ``start_from`` names a bundle whose networks the fits start from (empty: from chance): its shipped one or, for clips
     that it was itself measured on, the split model that never heard them.
     ``search`` is what `batchser tune` varies (training.search); training takes no notice of it.
@@ -194,6 +196,7 @@ class Recipe:
     gate_held_out_fold: int = 4
     gate_held_out_music: float = 0.33
     kept_share: float = 0.75
+    ship: str = "all"
     start_from: str = ""
     search: Mapping[str, Any] = field(default_factory=dict)
     sound_licences: Mapping[str, str] = field(default_factory=dict)
@@ -215,6 +218,8 @@ class Recipe:
             for item in dataclasses.fields(self)
             if str(item.type).startswith("tuple") and not isinstance(getattr(self, item.name), tuple)
         ]
+        if self.ship not in ("all", "split"):
+            faults.append(f"ship: received {self.ship!r}, expected one of all, split")
         if faults:
             raise ConfigError([f"recipe: {fault}" for fault in faults])
 
@@ -260,7 +265,7 @@ def read_values(name_or_path: str, changes: Sequence[str] = ()) -> dict[str, Any
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name_or_path}: not TOML: {error}") from error
     for change in changes:
-        merge(values, _read_change(change))
+        _merge(values, _read_change(change))
     return values
 
 
@@ -275,11 +280,11 @@ def _read_change(change: str) -> dict[str, Any]:
     raise ConfigError(f"recipe: received the change {change!r}, expected KEY=VALUE, such as fit.epochs=3")
 
 
-def merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Put changes into tables of values, at any depth, in place."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(values.get(key), dict):
-            merge(values[key], value)
+            _merge(values[key], value)
         else:
             values[key] = value
 
@@ -316,6 +321,8 @@ def recipe_of(values: dict[str, Any]) -> Recipe:
             faults.append(f"{name}: received {values[name]!r}, expected a table with the network's name")
     if values.get("protocol", PROTOCOLS[0]) not in PROTOCOLS:
         faults.append(f"protocol: received {values['protocol']!r}, expected one of {', '.join(PROTOCOLS)}")
+    if not isinstance(values.get("search", {}), dict):
+        faults.append(f"search: received {values['search']!r}, expected a table")
     if not faults and not set(values["negative_labels"]) <= set(values["labels"]):
         faults.append(f"negative_labels: received {values['negative_labels']}, expected some of {values['labels']}")
     if faults:

@@ -1,7 +1,8 @@
 """The story of a training run: corpora → windows → gate, one model a split, the shipped model → bundle and card.
 
 The split models exist to be measured: each is scored on the split's clips, under the recipe's protocol. The shipped
-network is trained the same way on all clips; a few of its speakers are kept for early stopping and calibration.
+network is trained the same way on all clips, a few of its speakers kept for early stopping and calibration; or it is
+the first split's own (``Recipe.ship``).
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from batchser.training import augment, compose, evaluate, protocols
 from batchser.training.compose import ClipAudio, SoundFiles, Store
 from batchser.training.corpora import Clip, CorpusRead, clips_key, corpus_of, read_corpora, render_faults
 from batchser.training.distil import Teaching
-from batchser.training.emotion_lesson import TrainingSet, emotion_jobs, start_models, teacher_jobs, teacher_network
+from batchser.training.emotion_lesson import (
+    TrainingSet,
+    emotion_jobs,
+    start_models,
+    teacher_jobs,
+    teacher_name,
+    teacher_network,
+)
 from batchser.training.evaluate import scores
 from batchser.training.evaluate.calls import find_split
 from batchser.training.evaluate.card import render_card
@@ -73,7 +81,7 @@ def train(
     check_machine(recipe)
     read = read_corpora(data, recipe.corpora, recipe.label_options)
     check_clips(read.clips, recipe)
-    splits = _splits(recipe, read.clips)
+    splits = splits_of(recipe, read.clips)
     for folder in calls:
         find_split(folder, read.clips, splits)  # must not be found after an hour
     base = open_base(recipe, models)
@@ -82,6 +90,7 @@ def train(
     with start_workers(workers, report) as pool:
         lessons = _prepare_lessons(recipe, read, base, data, Store(work, report), pool)
         fitted = _fit_all(recipe, lessons, work, pool)
+        shipped = fitted[SHIPPED if recipe.ship == "all" else lessons.splits[0].name]
         history = {name: each.history for name, each in fitted.items()}
         draft = _describe(recipe, base, {**lessons.about, "history": history})
         gate = base.gate_weights() if base else gate_weights(fitted[GATE])
@@ -92,8 +101,8 @@ def train(
         ]
         predictions = scores.join(pool.run(_score_split, scoring))
     threshold = scores.choose_threshold(predictions, recipe.kept_share)
-    draft = replace(draft, temperature=fitted[SHIPPED].temperature, abstain_threshold=threshold)
-    weights = gate | _arrays(fitted[SHIPPED])
+    draft = replace(draft, temperature=shipped.temperature, abstain_threshold=threshold)
+    weights = gate | _arrays(shipped)
     split_weights: dict[str, FloatArray] = {}
     for split in lessons.splits:
         split_weights |= evaluate.split_arrays(split.name, fitted[split.name])
@@ -128,20 +137,18 @@ def _prepare_lessons(
     report = store.report
     report(f"{len(read.clips)} clips of {len({protocols.speaker_of(c) for c in read.clips})} speakers; reading")
     clips, audio, silent = compose.read_audio(read.clips, recipe.features.rate_hz, store, pool)
-    _tell(read, silent, report)
-    splits = _splits(recipe, clips)
-    sounds = SoundFiles(data / "noise", data / "music", data / "rir")
-    apart = frozenset(splits[0].test.tolist()) if recipe.protocol == "random" else frozenset()
-    windows = compose.compose_emotions(recipe, clips, audio, sounds, apart, store, pool)
-    training = TrainingSet(recipe, tuple(clips), windows)
+    tell_left_out(read, silent, report)
+    splits = splits_of(recipe, clips)
+    training = compose_training_set(recipe, clips, audio, splits[0], data, store, pool)
     jobs = emotion_jobs(training, splits, base)
     taken = {clip.place for clip in clips}
+    validation = training.validation(jobs)
     about = {
         "left_out": len(read.faults) + len(silent),
         "silent": [clips_key([clip]) for clip in read.clips if clip.place not in taken],
         "heard": sorted({protocols.speaker_key(clip) for clip in clips} | (base.heard if base else set())),
         "held_out": {split.name: sorted(protocols.held_out(clips, split, recipe.protocol)) for split in splits},
-        "validation_speakers": training.validation(jobs),
+        "validation_speakers": {SHIPPED: validation[splits[0].name]} | validation,
     }
     if base is not None:
         return _Lessons(clips, audio, splits, jobs, [], about | base.about_gate())
@@ -153,27 +160,38 @@ def _prepare_lessons(
 def _fit_all(recipe: Recipe, lessons: _Lessons, work: Path, pool: Workers) -> dict[str, Fitted]:
     """Fit the gate and the teachers, then the networks that learn from them: all by their tasks' names."""
     first = [*lessons.gate_jobs, *teacher_jobs(recipe, lessons.jobs)]
-    fitted = pool.run(fit_or_take, [(*job, None, work) for job in first])
-    taught = fitted[len(lessons.gate_jobs) :]
-    count = recipe.teachers
-    jobs = []
-    for k, job in enumerate(lessons.jobs):
-        teachers = tuple(taught[k * count : (k + 1) * count])
-        jobs.append(
-            (*job, Teaching(teacher_network(recipe), teachers, recipe.teacher_share) if teachers else None, work)
-        )
-    fitted += pool.run(fit_or_take, jobs)
-    return dict(zip([job[0].name for job in (*first, *lessons.jobs)], fitted, strict=True))
+    untaught = [(*job, None, work) for job in (first if recipe.teachers else [*first, *lessons.jobs])]
+    fitted = dict(zip([job[0].name for job in untaught], pool.run(fit_or_take, untaught), strict=True))
+    if recipe.teachers:
+        jobs = [(*job, _teaching(recipe, job[0].name, fitted), work) for job in lessons.jobs]
+        fitted |= zip([job[0].name for job in jobs], pool.run(fit_or_take, jobs), strict=True)
+    return fitted
 
 
-def _splits(recipe: Recipe, clips: Sequence[Clip]) -> list[Split]:
+def _teaching(recipe: Recipe, name: str, fitted: Mapping[str, Fitted]) -> Teaching:
+    teachers = tuple(fitted[teacher_name(name, number)] for number in range(1, recipe.teachers + 1))
+    return Teaching(teacher_network(recipe), teachers, recipe.teacher_share)
+
+
+def compose_training_set(
+    recipe: Recipe, clips: Sequence[Clip], audio: ClipAudio, split: Split, data: Path, store: Store, pool: Workers
+) -> TrainingSet:
+    """Compose the windows of a recipe, or take them from the store; ``split`` is the one of a random protocol."""
+    sounds = SoundFiles(data / "noise", data / "music", data / "rir")
+    apart = frozenset(split.test.tolist()) if recipe.protocol == "random" else frozenset()
+    windows = compose.compose_emotions(recipe, clips, audio, sounds, apart, store, pool)
+    return TrainingSet(recipe, tuple(clips), windows)
+
+
+def splits_of(recipe: Recipe, clips: Sequence[Clip]) -> list[Split]:
+    """Deal clips into the splits of a recipe's protocol."""
     return protocols.splits(
         clips, recipe.protocol, folds=recipe.folds, test_corpora=recipe.test_corpora, seed=recipe.seed,
         test_share=recipe.test_share,
     )  # fmt: skip
 
 
-def _tell(read: CorpusRead, silent: Sequence[Any], report: Report) -> None:
+def tell_left_out(read: CorpusRead, silent: Sequence[Any], report: Report) -> None:
     """Say what is not trained on: nothing is left out silently."""
     faults = [*read.faults, *silent]
     if faults:

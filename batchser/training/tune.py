@@ -1,73 +1,67 @@
-"""Tuning: a study of trials, each the recipe at another point of its ``[search]``, over Dask workers as scoring is.
+"""The story of a study: trials, each the recipe at another point of its ``[search]``, and the recipe at the best one.
 
 Only the training clips of the recipe's first split are looked at: they are dealt into parts of whole speakers (of clips
-under the random protocols), and a trial is worth the mean UAR of one network a part, trained on the others. The split's
+under the random protocol), and a trial is worth the mean UAR of one network a part, trained on the others. The split's
 test clips stay unheard, so that what comes out can be measured on them.
 
-The study is Optuna's journal beside the recipe that comes out, ``NAME.study/journal.log``. Workers report every epoch
-to it and end a trial that does worse than most did by then. The same command goes on with what is there.
+The study is kept beside the recipe that comes out, in ``NAME.study/``; the same command goes on with what is there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
-from batchser.cluster import num_workers, open_cluster
-from batchser.errors import BatchserError, ConfigError
+from batchser.errors import ConfigError
 from batchser.extras import load_extra
 from batchser.records import IntArray
 from batchser.scoring import start_tensorflow
 from batchser.settings import fingerprint_of
 from batchser.training import compose, protocols
-from batchser.training.compose import ClipAudio, SoundFiles, Store
+from batchser.training.compose import ClipAudio, Store
 from batchser.training.corpora import Clip, CorpusRead, clips_key, read_corpora
-from batchser.training.emotion_lesson import TrainingSet
 from batchser.training.evaluate.pictures import tuning_picture
 from batchser.training.fit import Task
-from batchser.training.fits import fit_or_take
 from batchser.training.protocols import Split
 from batchser.training.recipe import Recipe, recipe_of
-from batchser.training.search import at_point, load_optuna, own_point, read_space, words
-from batchser.training.train import check_clips, check_machine
+from batchser.training.search import at_point, load_optuna, own_point, read_space, recipes_at_extremes, words
+from batchser.training.train import check_clips, check_machine, compose_training_set, splits_of, tell_left_out
+from batchser.training.trials import METHODS, Ending, Executor, Trial, TuneError, open_executor, open_study
 from batchser.training.workers import Report, Workers
 
-METHODS: Final = ("pruned", "random")
-_TELL_EVERY_S: Final = 60.0
 _MOST_FAILURES: Final = 3  # one after another
-
-
-class TuneError(BatchserError):
-    """The study broke off (exit code 3): what is done is kept, the same command goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What a study found: a recipe's file, its UAR and that of the recipe as it stood, trials by how they ended."""
-
-    path: Path
-    best: float
-    own: float | None
-    trials: dict[str, int]
-    picture: Path
+_LEAST_TO_WEIGH: Final = 8  # complete trials, before anything is said of what mattered
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to look: ``pruned`` (TPE, and bad trials are ended early) or ``random``; in so many parts; on what."""
+    """How to look (trials.METHODS), in how many parts, and on what trials run."""
 
     method: str = "pruned"
     parts: int = 3
     workers: int = 2
     scheduler: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a study found: a recipe's file, its UAR, that of the recipe as it stood (None: no such trial is complete),
+    and how many trials ended how.
+    """
+
+    path: Path
+    uar: float
+    uar_before: float | None
+    endings: dict[str, int]
+    picture: Path
 
 
 def tune(
@@ -86,36 +80,40 @@ def tune(
 
     Raises
     ------
-    ConfigError : a space or recipe that cannot be tuned, or a study of another one; nothing was started
-    TuneError : trial after trial failed
+    ConfigError : a space or recipe that cannot be tuned, a study of another one; nothing was started
+    TuneError : trial after trial failed, or the cluster is gone
     """
     options = options or Options()
+    data, out = data.absolute(), out.absolute()  # a worker has a folder of its own
     space, recipe = _checked(values, options)
     read = read_corpora(data, recipe.corpora, recipe.label_options)
-    check_clips(read.clips, recipe)
-    study = _Study.open(values, recipe, space, options, read, out.with_suffix(".study"))
-    if left := num_trials - study.num_finished:
-        with _executor(options, study.folder, data, report) as executor:
-            lessons = _Lessons(read, data, Store(study.folder / "work", report), executor.pool, options.parts)
-            _run_trials(study, max(0, left), lessons, executor, report)
-    return _finish(study, out)
+    _check_points(values, recipe, read.clips, options)
+    with _open_study(values, recipe, space, options, read, out) as study:
+        left = num_trials - study.num_ended
+        if left > 0:
+            tell_left_out(read, [], report)
+            with open_executor(options.scheduler, options.workers, [study.folder, data], report) as executor:
+                store = Store(study.folder / "work", report)
+                _run_trials(study, left, _Lessons(read, data, store, executor.pool, options.parts), executor, report)
+        return _finish(study, out)
 
 
 def _checked(values: Mapping[str, Any], options: Options) -> tuple[dict[str, Any], Recipe]:
-    """Find what is wrong with the recipe before anything starts."""
+    """Find what is wrong with the recipe before any clip is looked at."""
     start_tensorflow(1)  # before Keras is asked for networks: TensorFlow comes quietly this way
     load_optuna()
     load_extra("tomli_w", "train", "writing the recipe needs tomli-w")
     load_extra("matplotlib", "train", "pictures need matplotlib")
     space = read_space(values)
-    recipe = replace(recipe_of(dict(values)), teachers=0)  # a trial is one network, not two
-    check_machine(recipe)
+    recipe = _recipe(values)
     faults = []
     if recipe.start_from:
         faults.append(
             f"start_from: received {recipe.start_from!r}; that bundle has heard what trials are validated on. "
             'Tune without it: --set start_from=""'
         )
+    if recipe.protocol == "random-leaky":
+        faults.append("protocol: received 'random-leaky', which trains on what it tests; expected one that does not")
     if options.method not in METHODS:
         faults.append(f"method: received {options.method!r}, expected one of {', '.join(METHODS)}")
     if options.parts < 2:
@@ -125,129 +123,120 @@ def _checked(values: Mapping[str, Any], options: Options) -> tuple[dict[str, Any
     return space, recipe
 
 
+def _recipe(values: Mapping[str, Any]) -> Recipe:
+    """A trial's recipe: one network, and no teachers."""
+    return replace(recipe_of(dict(values)), teachers=0)
+
+
+def _check_points(values: Mapping[str, Any], recipe: Recipe, clips: Sequence[Clip], options: Options) -> None:
+    """Find what is wrong with the ends of the space, and with the parts, before anything starts."""
+    parts_of(clips, splits_of(recipe, clips)[0], recipe, options.parts)
+    faults = []
+    for what, each in {"": recipe, **recipes_at_extremes(values)}.items():
+        try:
+            check_machine(each)
+            check_clips(clips, replace(each, teachers=0))
+        except ConfigError as error:
+            faults += [f"{what}: {fault}".removeprefix(": ") for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+
+
 @dataclass(slots=True)
 class _Study:
-    """Optuna's study on disk, with the recipe and the space that it is about."""
+    """A study on disk, with the recipe and the space that it is about; ``kept`` is Optuna's."""
 
     folder: Path
     values: Mapping[str, Any]
     recipe: Recipe
     space: dict[str, Any]
     options: Options
-    optuna: Any
-    own: Any = None
+    kept: Any
 
-    @classmethod
-    def open(
-        cls, values: Mapping[str, Any], recipe: Recipe, space: dict[str, Any], options: Options, read: CorpusRead,
-        folder: Path,
-    ) -> _Study:  # fmt: skip
-        """Begin a study or take up the one that is there.
+    @property
+    def journal(self) -> Path:
+        return _journal(self.folder)
 
-        Raises
-        ------
-        ConfigError : it is of another recipe, space, method or of other clips, or its folder cannot be made
+    def in_state(self, *states: str) -> list[Any]:
+        """The trials that are COMPLETE, PRUNED, FAIL or RUNNING."""
+        return [trial for trial in self.kept.get_trials(deepcopy=False) if trial.state.name in states]
+
+    @property
+    def num_ended(self) -> int:
+        return len(self.in_state("COMPLETE", "PRUNED"))
+
+    @property
+    def best(self) -> Any:
+        return max(self.in_state("COMPLETE"), key=lambda trial: trial.value, default=None)
+
+    def of_point(self, point: Mapping[str, Any]) -> Any:
+        """The complete trial of a point, or None."""
+        return next((trial for trial in self.in_state("COMPLETE") if trial.params == point), None)
+
+    def tell(self, number: int, ending: float | None) -> None:
+        """Note how a trial ended: its UAR, or None where it was pruned."""
+        state = load_optuna().trial.TrialState
+        self.kept.tell(number, ending, state=state.PRUNED if ending is None else state.COMPLETE)
+
+    def give_up(self, number: int) -> None:
+        """Note that a trial came to nothing."""
+        self.kept.tell(number, state=load_optuna().trial.TrialState.FAIL)
+
+    def begin_again(self, trial: Any) -> None:
+        """Queue a trial's point once more, to go on with the fits that it has kept.
+
+        They are moved, so that a worker that still runs the old one, on a cluster that outlived its driver, finds
+        nothing to write to.
         """
+        old = self.work(trial)
+        new = old.with_name(f"{old.name}-again")
+        if old.is_dir():
+            old.rename(new)
+        self.kept.enqueue_trial(trial.system_attrs.get("fixed_params", trial.params), user_attrs={"work": new.name})
+        self.give_up(trial.number)
+
+    def work(self, trial: Any) -> Path:
+        """Where a trial keeps its fits: one that was begun again goes on with those of the first."""
+        return self.folder / "work" / trial.user_attrs.get("work", f"trial-{trial.number}")
+
+
+def _journal(folder: Path) -> Path:
+    return folder / "journal.log"
+
+
+@contextmanager
+def _open_study(
+    values: Mapping[str, Any], recipe: Recipe, space: dict[str, Any], options: Options, read: CorpusRead, out: Path
+) -> Iterator[_Study]:
+    """Begin a study or take up the one that is there; nobody else may meanwhile.
+
+    Raises
+    ------
+    ConfigError : it is of another recipe, space, method or of other clips; somebody else is at it; its folder cannot be
+        made; ``out`` is no study's
+    """
+    folder = out.with_suffix(".study")
+    if out.exists() and not _journal(folder).is_file():
+        raise ConfigError(f"--out {out}: is there, and is no study's; choose another name, or remove it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--out: {folder} cannot be made ({error.strerror})") from error
+    with lock:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--out: {folder} cannot be made ({error.strerror})") from error
-        study = cls(folder, values, recipe, space, options, load_optuna())
-        opened = study.own = open_study(study.journal, options.method, recipe.fit.epochs)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
+        except BlockingIOError as error:
+            raise ConfigError(f"--out: another `batchser tune` is at work in {folder}; wait for it to end") from error
+        kept = open_study(_journal(folder), options.method, recipe.fit.epochs)
         about = fingerprint_of([dict(values), options.method, options.parts, clips_key(read.clips)])
-        if opened.user_attrs.setdefault("about", about) != about:
+        if kept.user_attrs.get("about", about) != about:
             raise ConfigError(
                 f"--out: {folder} holds a study of another recipe, search, method or of other clips; "
                 "choose another name, or remove that folder"
             )
-        opened.set_user_attr("about", about)
-        return study
-
-    @property
-    def journal(self) -> Path:
-        return self.folder / "journal.log"
-
-    def in_state(self, *states: str) -> list[Any]:
-        """The trials that ended so, or ``RUNNING`` ones."""
-        return [trial for trial in self.own.get_trials(deepcopy=False) if trial.state.name in states]
-
-    @property
-    def num_finished(self) -> int:
-        return len(self.in_state("COMPLETE", "PRUNED"))
-
-    def take_up(self) -> int:
-        """Queue again what was under way when an earlier run ended, and on a new study the recipe as it stands."""
-        running = self.in_state("RUNNING")
-        for trial in running:
-            self.own.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
-            self.own.enqueue_trial(trial.params)
-        if not self.own.get_trials(deepcopy=False):
-            self.own.enqueue_trial(own_point(self.recipe, self.space))
-        return len(running)
-
-
-def open_study(journal: Path, method: str, epochs: int) -> Any:
-    """Open the study of a journal, in the driver or in a worker: both decide by the same trials."""
-    optuna = load_optuna()
-    backend = optuna.storages.journal.JournalFileBackend(str(journal))
-    pruned = method == "pruned"
-    return optuna.create_study(
-        storage=optuna.storages.JournalStorage(backend),
-        study_name="tune",
-        load_if_exists=True,
-        direction="maximize",
-        # Without a seed: Optuna's knows nothing of past trials, and a run that goes on would draw the same ones again.
-        sampler=optuna.samplers.TPESampler() if pruned else optuna.samplers.RandomSampler(),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 6))
-        if pruned
-        else optuna.pruners.NopPruner(),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """What a worker needs for one trial: where it reports to, and one fit a part, arguments of ``fit_or_take``."""
-
-    journal: Path
-    method: str
-    number: int
-    trial_id: int
-    fits: tuple[tuple[Any, ...], ...]
-    work: Path
-
-
-class _PrunedError(Exception):
-    """A trial does worse than most did."""
-
-
-def run_trial(trial: Trial, report: Report | None = None) -> float | None:
-    """Fit the networks of a trial one after another: their mean UAR, or None where it was ended early.
-
-    Every epoch tells the study the mean UAR of the parts so far. Runs in a worker.
-    """
-    say = report or _say_nothing
-    start_tensorflow(1)
-    epochs = trial.fits[0][0].settings.epochs
-    study = open_study(trial.journal, trial.method, epochs)
-    told = load_optuna().trial.Trial(study, trial.trial_id)
-    done: list[float] = []
-
-    def watch(epoch: int, uar: float) -> None:
-        told.report(float(np.mean([*done, uar])), len(done) * epochs + epoch)
-        if told.should_prune():
-            raise _PrunedError
-
-    try:
-        for task, folder, targets, groups in trial.fits:
-            fitted = fit_or_take(task, folder, targets, groups, None, None, trial.work, say, watch)
-            done.append(fitted.valid_uar)
-    except _PrunedError:
-        return None
-    return float(np.mean(done))
-
-
-def _say_nothing(line: str) -> None:
-    """A trial tells its epochs to the study."""
+        kept.set_user_attr("about", about)
+        yield _Study(folder, values, recipe, space, options, kept)
 
 
 @dataclass(slots=True)
@@ -265,13 +254,12 @@ class _Lessons:
         """Compose the windows of a recipe, and give its fits: one for each part that validates."""
         rate_hz = recipe.features.rate_hz
         if rate_hz not in self.audio:
-            self.audio[rate_hz] = compose.read_audio(self.read.clips, rate_hz, self.store, self.pool)[:2]
+            clips, audio, silent = compose.read_audio(self.read.clips, rate_hz, self.store, self.pool)
+            tell_left_out(replace(self.read, faults=(), dropped={}), silent, self.store.report)
+            self.audio[rate_hz] = clips, audio
         clips, audio = self.audio[rate_hz]
-        split = first_split(recipe, clips)
-        sounds = SoundFiles(self.data / "noise", self.data / "music", self.data / "rir")
-        apart = frozenset(split.test.tolist()) if recipe.protocol == "random" else frozenset()
-        folder = compose.compose_emotions(recipe, clips, audio, sounds, apart, self.store, self.pool)
-        training = TrainingSet(recipe, tuple(clips), folder)
+        split = splits_of(recipe, clips)[0]
+        training = compose_training_set(recipe, clips, audio, split, self.data, self.store, self.pool)
         targets, groups = training.targets(), training.groups()
         return tuple(
             (
@@ -279,177 +267,50 @@ class _Lessons:
                     f"part-{number}", np.setdiff1d(split.train, part), part, recipe.network, len(recipe.labels),
                     recipe.fit, recipe.seed + number, remove_mean=not recipe.features.centred,
                 ),
-                folder, targets, groups,
+                training.folder, targets, groups,
             )
             for number, part in enumerate(parts_of(clips, split, recipe, self.num_parts))
         )  # fmt: skip
 
 
-def first_split(recipe: Recipe, clips: Sequence[Clip]) -> Split:
-    """The split whose training clips are tuned on."""
-    return protocols.splits(
-        clips, recipe.protocol, folds=recipe.folds, test_corpora=recipe.test_corpora, seed=recipe.seed,
-        test_share=recipe.test_share,
-    )[0]  # fmt: skip
-
-
 def parts_of(clips: Sequence[Clip], split: Split, recipe: Recipe, count: int) -> list[IntArray]:
     """Deal a split's training clips into parts, each of which validates once; int (·,) each.
 
-    Speakers stay whole and are dealt corpus by corpus; clips that no split tests on are in no part. Under the random
-    protocols clips are dealt one by one, as where a corpus has fewer speakers than there are parts.
+    Speakers stay whole, in whatever corpora they speak, and are dealt corpus by corpus; clips of corpora that the
+    split does not test on are in no part, unless all are such. Under the random protocol clips are dealt one by one.
 
     Raises
     ------
-    ConfigError : fewer clips than parts
+    ConfigError : fewer speakers, or clips, than parts
     """
     rng = np.random.default_rng([recipe.seed, 6])
-    tested = {clips[k].corpus for k in split.test}
-    parts: list[list[int]] = [[] for _ in range(count)]
-    for corpus in sorted(tested if recipe.protocol == "speaker-folds" else {clip.corpus for clip in clips}):
-        rows = [int(k) for k in split.train if clips[k].corpus == corpus]
-        speakers = sorted({protocols.speaker_of(clips[k]) for k in rows})
-        by_clip = recipe.protocol.startswith("random") or len(speakers) < count
-        units = [[k] for k in rows] if by_clip else [
-            [k for k in rows if protocols.speaker_of(clips[k]) == speaker] for speaker in speakers
-        ]  # fmt: skip
-        for place, k in enumerate(rng.permutation(len(units))):
-            parts[place % count] += units[k]
-    if not all(parts):
-        raise ConfigError(f"tune: {sum(map(len, parts))} clips cannot be dealt into {count} parts; expected more clips")
-    return [np.array(sorted(part), np.int32) for part in parts]
+    by_clip = recipe.protocol.startswith("random")
+    tested = {clips[k].corpus for k in split.test} & {clips[k].corpus for k in split.train}
+    rows = [int(k) for k in split.train if not tested or clips[k].corpus in tested]
+    units: dict[str, list[int]] = {}
+    for k in rows:
+        units.setdefault(str(k) if by_clip else protocols.speaker_of(clips[k]), []).append(k)
+    if len(units) < count:
+        what = "clips" if by_clip else "speakers"
+        raise ConfigError(f"tune: {len(units)} {what} cannot be dealt into {count} parts; expected at least as many")
+    by_corpus: dict[str, list[str]] = {}
+    for name, own in units.items():
+        by_corpus.setdefault(clips[own[0]].corpus, []).append(name)
+    dealt = [own[k] for _, own in sorted(by_corpus.items()) for k in rng.permutation(len(own))]
+    return [np.array(sorted(k for name in dealt[part::count] for k in units[name]), np.int32) for part in range(count)]
 
 
-class _Executor(Protocol):
-    """Where trials are run."""
-
-    pool: Workers
-
-    @property
-    def capacity(self) -> int:
-        """How many trials run at once."""
-
-    def submit(self, trial: Trial) -> None:
-        """Begin a trial."""
-
-    def next_done(self, idle: Callable[[], None]) -> tuple[Trial, float | Exception | None]:
-        """Wait for a trial to end, calling ``idle`` now and then: its UAR, None where it was pruned, or its error."""
-
-
-@contextmanager
-def _executor(options: Options, folder: Path, data: Path, report: Report) -> Iterator[_Executor]:
-    """Open what trials run on: this process, worker processes here, or a cluster.
-
-    Raises
-    ------
-    ConfigError : no scheduler answers, or its workers do not see the folders
-    """
-    if options.scheduler is None and options.workers <= 1:
-        start_tensorflow(1)
-        yield _Here(Workers(report, None, None), report)
-        return
-    with open_cluster(options.scheduler, options.workers, report) as client:
-        seen = client.run(_sees, [str(folder), str(data)])
-        blind = [f"worker {worker} does not see {path}" for worker, lost in seen.items() for path in lost]
-        if blind:
-            raise ConfigError([f"--scheduler: {fault}; expected a folder that all machines share" for fault in blind])
-        yield _OverDask(client, report)
-
-
-def _sees(paths: Sequence[str]) -> list[str]:
-    """Which of some folders this machine does not have."""
-    return [path for path in paths if not Path(path).is_dir()]
-
-
-@dataclass(slots=True)
-class _Here:
-    """Trials in this process, one after another."""
-
-    pool: Workers
-    report: Report
-    waiting: deque[Trial] = field(default_factory=deque)
-
-    @property
-    def capacity(self) -> int:
-        return 1
-
-    def submit(self, trial: Trial) -> None:
-        self.waiting.append(trial)
-
-    def next_done(self, idle: Callable[[], None]) -> tuple[Trial, float | Exception | None]:
-        trial = self.waiting.popleft()
-        try:
-            return trial, run_trial(trial, _now_and_then(f"trial {trial.number}", self.report))
-        except (ConfigError, ValueError, ArithmeticError) as error:
-            return trial, error
-
-
-def _now_and_then(what: str, report: Report) -> Report:
-    """Pass on a line a minute."""
-    last = time.monotonic()
-
-    def say(line: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _TELL_EVERY_S:
-            last = time.monotonic()
-            report(f"{what}, {line}")
-
-    return say
-
-
-class _OverDask:
-    """Trials on the workers of a Dask cluster, one each."""
-
-    def __init__(self, client: Any, report: Report) -> None:
-        self.client, self.running = client, dict[Any, Trial]()
-        self.pool: Workers = _DaskWorkers(client, report)
-
-    @property
-    def capacity(self) -> int:
-        return max(1, num_workers(self.client))
-
-    def submit(self, trial: Trial) -> None:
-        self.running[self.client.submit(run_trial, trial, pure=False, retries=0)] = trial
-
-    def next_done(self, idle: Callable[[], None]) -> tuple[Trial, float | Exception | None]:
-        from distributed import wait
-
-        while True:
-            try:
-                done = next(iter(wait(list(self.running), timeout=_TELL_EVERY_S, return_when="FIRST_COMPLETED").done))
-            except TimeoutError:
-                idle()
-                continue
-            trial = self.running.pop(done)
-            if self.client.status != "running" or done.status == "cancelled":
-                raise TuneError("the Dask scheduler is gone; the study is kept, the same command goes on")
-            return trial, done.exception() if done.status != "finished" else done.result()
-
-
-class _DaskWorkers(Workers):
-    """The training module's jobs on the workers of a Dask cluster."""
-
-    def __init__(self, client: Any, report: Report) -> None:
-        super().__init__(report, None, None)
-        self._client = client
-
-    def run(self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
-        futures = [self._client.submit(_call, function, job, pure=False, priority=1) for job in jobs]
-        return list(self._client.gather(futures))
-
-
-def _call(function: Callable[..., Any], job: tuple[Any, ...]) -> Any:
-    start_tensorflow(1)
-    return function(*job, _say_nothing)
-
-
-def _run_trials(study: _Study, left: int, lessons: _Lessons, executor: _Executor, report: Report) -> None:
+def _run_trials(study: _Study, left: int, lessons: _Lessons, executor: Executor, report: Report) -> None:
     """Keep a trial under way for each worker until so many more have ended."""
-    again = study.take_up()
-    told = f"{again} trials that were under way are begun again; " if again else ""
-    report(f"{told}{left} of {study.num_finished + left} trials to do in {study.folder}")
-    goal, under_way, failures, started = study.num_finished + left, 0, 0, time.monotonic()
-    first = study.num_finished
+    running = study.in_state("RUNNING")
+    for trial in running:
+        study.begin_again(trial)
+    if not study.kept.get_trials(deepcopy=False):
+        study.kept.enqueue_trial(own_point(study.recipe, study.space))
+    again = f"{len(running)} trials that were under way go on; " if running else ""
+    report(f"{again}{left} of {study.num_ended + left} trials to do in {study.folder}")
+    first, goal, failures, started = study.num_ended, study.num_ended + left, 0, time.monotonic()
+    under_way: dict[int, Any] = {}
 
     def idle() -> None:
         for trial in study.in_state("RUNNING"):
@@ -457,59 +318,75 @@ def _run_trials(study: _Study, left: int, lessons: _Lessons, executor: _Executor
                 uar = trial.intermediate_values[trial.last_step]
                 report(f"trial {trial.number}: step {trial.last_step}, UAR {uar:.3f}")
 
-    while study.num_finished < goal:
-        while under_way < min(executor.capacity, goal - study.num_finished):
-            asked = study.own.ask(study.space)
-            try:
-                trial = _trial(study, asked, lessons)
-            except ConfigError as error:
-                failures = _fail(study, asked.number, error, failures, report)
+    while study.num_ended < goal:
+        while len(under_way) < min(executor.capacity, goal - study.num_ended):
+            asked = study.kept.ask(study.space)
+            known = study.of_point(asked.params)
+            if known is not None:  # the same point and seed come to the same
+                study.tell(asked.number, known.value)
                 continue
-            executor.submit(trial)
-            under_way += 1
-        trial, value = executor.next_done(idle)
-        under_way -= 1
-        if isinstance(value, Exception):
-            failures = _fail(study, trial.number, value, failures, report)
+            try:
+                executor.submit(_trial(study, asked, lessons))
+            except ConfigError as error:  # a combination that no network takes
+                failures = _note_failure(study, asked.number, error, failures, report)
+            else:
+                under_way[asked.number] = asked
+        if not under_way:
+            continue
+        done, ending = executor.next_ended(idle)
+        asked = under_way.pop(done.number)
+        if isinstance(ending, Exception):
+            if _died(ending) and "work" not in asked.user_attrs:
+                report(f"trial {done.number}: its worker died; it is begun again")
+                study.begin_again(study.kept.get_trials(deepcopy=False)[done.number])
+            else:
+                failures = _note_failure(study, done.number, ending, failures, report)
             continue
         failures = 0
-        if value is None:
-            study.own.tell(trial.number, state=study.optuna.trial.TrialState.PRUNED)
-        else:
-            study.own.tell(trial.number, value)
-        shutil.rmtree(trial.work, ignore_errors=True)
-        minutes = (time.monotonic() - started) / 60 / (study.num_finished - first) * (goal - study.num_finished)
-        report(f"{_told(study, trial.number)}; about {minutes:.0f} min left")
+        study.tell(done.number, ending)
+        shutil.rmtree(done.work, ignore_errors=True)
+        minutes = (time.monotonic() - started) / 60 / (study.num_ended - first) * (goal - study.num_ended)
+        report(f"{_told(study, done.number, ending)}; about {minutes:.0f} min left")
 
 
 def _trial(study: _Study, asked: Any, lessons: _Lessons) -> Trial:
-    """Make ready what a worker needs for a trial."""
-    recipe = replace(recipe_of(at_point(study.values, asked.params)), teachers=0)
-    work = study.folder / "work" / f"trial-{fingerprint_of(asked.params)[:16]}"  # found again after a kill
+    """Make ready what a worker needs for a trial.
+
+    Raises
+    ------
+    ConfigError : its values make no recipe, or no network
+    """
+    recipe = _recipe(at_point(study.values, asked.params))
+    check_clips(lessons.read.clips, recipe)
+    work = study.work(asked)
     work.mkdir(parents=True, exist_ok=True)
     return Trial(study.journal, study.options.method, asked.number, asked._trial_id, lessons.fits(recipe), work)
 
 
-def _fail(study: _Study, number: int, error: Exception, failures: int, report: Report) -> int:
-    """Note a trial that could not be run.
+def _died(error: Exception) -> bool:
+    """Whether a trial ended with its worker, not by itself."""
+    return type(error).__name__ == "KilledWorker"
+
+
+def _note_failure(study: _Study, number: int, error: Exception, failures: int, report: Report) -> int:
+    """Note a trial that could not be run; how many in a row there are now.
 
     Raises
     ------
-    TuneError : it is one of several in a row
+    TuneError : too many
     """
-    study.own.tell(number, state=study.optuna.trial.TrialState.FAIL)
-    report(f"trial {number} failed: {error}")
+    study.give_up(number)
+    said = f"{type(error).__name__}: {error}"
+    report(f"trial {number} failed: {said}")
     if failures + 1 >= _MOST_FAILURES:
-        raise TuneError(f"{_MOST_FAILURES} trials failed one after another, the last with: {error}") from error
+        raise TuneError(f"{_MOST_FAILURES} trials failed one after another, the last with {said}") from error
     return failures + 1
 
 
-def _told(study: _Study, number: int) -> str:
+def _told(study: _Study, number: int, ending: Ending) -> str:
     """A line on a trial that has ended."""
-    trial = study.own.get_trials(deepcopy=False)[number]
-    complete = study.in_state("COMPLETE")
-    best = max(complete, key=lambda each: each.value) if complete else None
-    ended = f"UAR {trial.value:.3f}" if trial.state.name == "COMPLETE" else f"pruned at step {trial.last_step}"
+    trial, best = study.kept.get_trials(deepcopy=False)[number], study.best
+    ended = f"pruned at step {trial.last_step}" if ending is None else f"UAR {ending:.3f}"
     leader = f"best {best.value:.3f} (trial {best.number})" if best else "none complete yet"
     return f"trial {number}: {ended}, {leader}; {words(trial.params)}"
 
@@ -517,43 +394,41 @@ def _told(study: _Study, number: int) -> str:
 def _finish(study: _Study, out: Path) -> Tuned:
     """Write the recipe at the best point, and draw what mattered."""
     tomli_w = load_extra("tomli_w", "train", "writing the recipe needs tomli-w")
-    complete = study.in_state("COMPLETE")
-    if not complete:
+    best = study.best
+    if best is None:
         raise TuneError(f"no trial of {study.folder} is complete; the same command with more --trials goes on")
-    best = max(complete, key=lambda trial: trial.value)
-    own = next((trial for trial in complete if trial.params == own_point(study.recipe, study.space)), None)
-    counts = {name: len(study.in_state(name)) for name in ("COMPLETE", "PRUNED", "FAIL")}
+    before = study.of_point(own_point(study.recipe, study.space))
+    endings = {name: len(study.in_state(name)) for name in ("COMPLETE", "PRUNED", "FAIL")}
     values = at_point(study.values, best.params)
     values["name"] = out.stem
-    start = f"{own.value:.3f} as it stood" if own else "pruned as it stood"
-    head = (
-        f"# {study.recipe.name}, tuned by `batchser tune`: trial {best.number} of {sum(counts.values())} "
-        f"({counts['PRUNED']} pruned), {study.options.method}.\n# Mean UAR of {study.options.parts} parts of the first "
-        f"split's training clips: {best.value:.3f} ({start}).\n# Trials were chosen by it, so it flatters: measure the "
-        "recipe on test clips with `batchser train`.\n"
+    stood = f"{before.value:.3f}" if before else "not known"
+    head = "".join(
+        f"# {line}\n"
+        for line in (
+            f"{study.recipe.name}, tuned by `batchser tune`, {study.options.method}: trial {best.number} of "
+            f"{sum(endings.values())}, {endings['PRUNED']} of them pruned.",
+            f"Mean UAR of {study.options.parts} parts of the first split's training clips: {best.value:.3f}; "
+            f"as it stood: {stood}.",
+            "The trial was chosen by it, so it flatters: measure the recipe on test clips with `batchser train`.",
+        )
     )
     beside = out.with_suffix(".part")
     beside.write_text(head + tomli_w.dumps(values), encoding="utf-8")
     beside.replace(out)
-    picture = tuning_picture(_trials_told(study), _importances(study), study.recipe.name, study.folder / "tuning.png")
-    shutil.rmtree(study.folder / "work", ignore_errors=True)
-    return Tuned(out, best.value, own.value if own else None, counts, picture)
-
-
-def _trials_told(study: _Study) -> list[tuple[int, float, bool]]:
-    """Number, UAR and whether it was complete, of every trial that came to say something."""
-    return [
-        (trial.number, float(trial.value), trial.state.name == "COMPLETE")
-        for trial in study.in_state("COMPLETE", "PRUNED")
-        if trial.value is not None
-    ]
+    shown = [(t.number, float(t.value), t.state.name == "COMPLETE") for t in study.in_state("COMPLETE", "PRUNED")]
+    picture = tuning_picture(shown, _importances(study), study.recipe.name, study.folder / "tuning.png")
+    if not study.in_state("RUNNING"):
+        shutil.rmtree(study.folder / "work", ignore_errors=True)
+    return Tuned(out, best.value, before.value if before else None, endings, picture)
 
 
 def _importances(study: _Study) -> dict[str, float]:
-    """How much each key mattered, by functional ANOVA; empty where there is too little to tell."""
-    if len(study.in_state("COMPLETE")) < 4:  # a forest of trees needs some points
+    """How much of the variance of UAR each key explains, by functional ANOVA (Hutter et al. 2014); few trials: none."""
+    optuna = load_optuna()
+    if len(study.in_state("COMPLETE")) < _LEAST_TO_WEIGH:
         return {}
     try:
-        return dict(study.optuna.importance.get_param_importances(study.own))
+        weigh = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return dict(optuna.importance.get_param_importances(study.kept, evaluator=weigh))
     except (RuntimeError, ValueError):
         return {}  # all trials of one value

@@ -1,13 +1,15 @@
-"""The five published systems side by side: `make papers DATA=CORPORA` fills results/ and prints their table.
+"""The five published systems side by side: `make papers DATA=CORPORA` fills their table and prints it.
 
-Every row is one `batchser train` whose bundle stays in the folder; a row that is there is not trained again, one that
-was killed goes on. A row's file, ROW.json, is written as soon as the row is done.
+Every row is one `batchser train`, whose bundle stays in --bundles; a row that was killed goes on. Its figures are kept
+in published/ROW.json beside this file as soon as it is done, and such a row is not trained again: README's table is
+these files.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -18,16 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-#: What the papers report: accuracy on a random part of their own data, in percent.
-PUBLISHED = {
-    "dual-lstm-stack": 83.26,
-    "dual-lstm-mfcc20": 87.33,
-    "lstm-mfcc20": 85.33,  # "2 %" less than with the second layer
-    "lstm-mfcc13": 73.0,
-    "dense-prosody": 65.14,
-    "cnn-lstm-prosody": None,
-    "cnn2d-lstm": 94.02,
-}
+ROWS_DIR = Path(__file__).with_name("published")
 #: Protocols by their row's suffix, as changes to the recipe: the paper's own, one fold of strangers, and leaking.
 PROTOCOLS = {
     "own": (),
@@ -35,8 +28,34 @@ PROTOCOLS = {
     "leaky": ("protocol=random-leaky",),
 }
 HEAD = (
-    "| recipe | protocol | paper | accuracy | UAR | UAR, mu-law | not heard | MFLOP | ms, 1 | ms, 256 | minutes |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
+    "| row | paper | accuracy | UAR | UAR, mu-law | not heard | MFLOP | ms, 1 | ms, 256 | minutes |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """A recipe, or a variant of it, and what its paper reports: accuracy on a random part of its own data, per cent."""
+
+    recipe: str
+    published: str = "–"
+    variant: str = ""
+    changes: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = tuple(PROTOCOLS)
+
+
+SYSTEMS = (
+    System("dual-lstm-stack", "83.26"),
+    System("dual-lstm-stack", "83.26", "256-256-128", ("network.units=[256, 256, 128]",), ("own",)),
+    System("dual-lstm-stack", "73 to 81", "512-256-128", ("network.units=[512, 256, 128]",), ("own",)),
+    System("dual-lstm-mfcc20", "87.33"),
+    System("lstm-mfcc20", "85.33"),  # "2 %" less than with the second layer
+    System("lstm-mfcc13", "73"),
+    System("lstm-mfcc13", "–", "128", ("network.units=[128, 64]",), ("own",)),
+    System("dense-prosody", "65.14"),
+    System("cnn-lstm-prosody"),
+    System("cnn2d-lstm", "94.02"),
+    System("wideband-8", protocols=("own", "strangers")),
 )
 
 
@@ -44,66 +63,84 @@ HEAD = (
 class Row:
     """One line of the table."""
 
-    recipe: str
+    system: System
     protocol: str
 
     @property
     def name(self) -> str:
-        return f"{self.recipe}-{self.protocol}"
+        return "-".join(filter(None, (self.system.recipe, self.system.variant, self.protocol)))
+
+    @property
+    def file(self) -> Path:
+        return ROWS_DIR / f"{self.name}.json"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return self.system.changes + PROTOCOLS[self.protocol]
+
+    def sha256(self) -> str:
+        """Stand for what the row is trained by: its recipe with the changes."""
+        from batchser.training.recipe import read_recipe
+
+        return sha256_of(dataclasses.asdict(read_recipe(self.system.recipe, self.changes)))
+
+
+def sha256_of(recipe: dict[str, Any]) -> str:
+    """Stand for a recipe, but for what only `batchser tune` looks at."""
+    from batchser.settings import fingerprint_of
+
+    return fingerprint_of({name: value for name, value in recipe.items() if name != "search"})
+
+
+ROWS = tuple(Row(system, protocol) for system in SYSTEMS for protocol in system.protocols)
 
 
 @click.command(help=__doc__)
-@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--results", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True)
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--bundles", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True)
 @click.option("--only", multiple=True, help="Rows to fill, such as lstm-mfcc13-own; all without it.")
-def main(data: Path, results: Path, only: tuple[str, ...]) -> None:
-    results.mkdir(parents=True, exist_ok=True)
-    rows = [Row(recipe, protocol) for recipe in PUBLISHED for protocol in PROTOCOLS]
-    unknown = set(only) - {row.name for row in rows}
+@click.option("--latency", is_flag=True, help="Time one LSTM layer beside two, by turns, and nothing else.")
+def main(data: Path | None, bundles: Path, only: tuple[str, ...], *, latency: bool) -> None:
+    unknown = set(only) - {row.name for row in ROWS}
     if unknown:
-        raise click.UsageError(
-            f"--only: received {', '.join(sorted(unknown))}; rows: {', '.join(r.name for r in rows)}"
-        )
-    for row in rows:
-        file = results / f"{row.name}.json"
-        if not file.is_file() and (not only or row.name in only):
-            filled = fill(row, data, results)
-            beside = file.with_suffix(".part")
+        names = ", ".join(row.name for row in ROWS)
+        raise click.UsageError(f"--only: received {', '.join(sorted(unknown))}; rows: {names}")
+    if latency:
+        click.echo(latencies())
+        return
+    for row in ROWS:
+        if row.file.is_file():
+            if json.loads(row.file.read_text())["recipe_sha256"] != row.sha256():
+                click.echo(f"{row.name}: its recipe has changed; remove {row.file} and its bundle to fill it", err=True)
+        elif data is not None and (not only or row.name in only):
+            filled = fill(row, data, bundles)
+            beside = row.file.with_suffix(".part")
             beside.write_text(json.dumps(filled, indent=1) + "\n")
-            beside.replace(file)
-    done = [
-        json.loads((results / f"{r.name}.json").read_text()) for r in rows if (results / f"{r.name}.json").is_file()
-    ]
-    for row in done:
-        if row["recipe_sha256"] != recipe_sha256(Row(row["recipe"], row["protocol"])):
-            click.echo(
-                f"{row['recipe']}-{row['protocol']}: its recipe has changed since; move its files away", err=True
-            )
-    click.echo(table(done))
+            beside.replace(row.file)
+    click.echo(table())
 
 
-def fill(row: Row, data: Path, results: Path) -> dict[str, Any]:
+def command_of(row: Row, data: str, out: str) -> list[str]:
+    """The command that trains and measures a row."""
+    words = [word for change in row.changes for word in ("--set", change)]
+    command = ["batchser", "train", "--recipe", row.system.recipe, *words]
+    return [*command, "--data", data, "--out", out, "--degradations", "mu-law", "--clips-per-fold", "0"]
+
+
+def fill(row: Row, data: Path, bundles: Path) -> dict[str, Any]:
     """Train a row's bundle, or go on with it, and note its figures. The minutes are those of all its runs."""
-    out, clock = results / row.name, results / f"{row.name}.seconds"
-    words = [word for change in PROTOCOLS[row.protocol] for word in ("--set", change)]
-    command = [str(Path(sys.executable).with_name("batchser")), "train", "--recipe", row.recipe, *words]
-    command += ["--data", str(data), "--out", str(out), "--degradations", "mu-law", "--clips-per-fold", "0"]
+    bundles.mkdir(parents=True, exist_ok=True)
+    out, clock = bundles / row.name, bundles / f"{row.name}.seconds"
     if not out.is_dir():
-        before = float(clock.read_text()) if clock.is_file() else 0.0
-        started = time.monotonic()
-        run = subprocess.Popen(command)
-        while run.poll() is None:
-            time.sleep(1)
-            clock.write_text(f"{before + time.monotonic() - started:.0f}\n")
-        if run.returncode:
-            raise SystemExit(f"{row.name}: ended with {run.returncode}; the same command goes on from where it was")
+        train(row, data, out, clock)
     body = json.loads((out / "bundle.json").read_text())
+    if sha256_of(body["training"]["whole_recipe"]) != row.sha256():
+        raise SystemExit(f"{row.name}: {out} was trained by another recipe; remove it to fill the row")
     clips, lines = body["scores"]["clips"], body["scores"]["degradations"]["rows"]
     return {
-        "recipe": row.recipe,
-        "protocol": row.protocol,
-        "recipe_sha256": recipe_sha256(row),
-        "command": " ".join(["batchser", *command[1:]]),
+        "row": row.name,
+        "recipe_sha256": row.sha256(),
+        "command": shlex.join(command_of(row, "CORPORA", f"OUT/{row.name}")),
         "accuracy": clips["accuracy"],
         "uar": clips["uar"],
         "intervals": clips["intervals"],
@@ -118,12 +155,22 @@ def fill(row: Row, data: Path, results: Path) -> dict[str, Any]:
     }
 
 
-def recipe_sha256(row: Row) -> str:
-    """Stand for what a row is trained by: its recipe with the protocol's changes."""
-    from batchser.settings import fingerprint_of
-    from batchser.training.recipe import read_recipe
-
-    return fingerprint_of(dataclasses.asdict(read_recipe(row.recipe, PROTOCOLS[row.protocol])))
+def train(row: Row, data: Path, out: Path, clock: Path) -> None:
+    """Train a row's bundle, keeping the time that it took in all its runs."""
+    before = float(clock.read_text()) if clock.is_file() else 0.0
+    started = time.monotonic()
+    program, *words = command_of(row, str(data), str(out))
+    run = subprocess.Popen([str(Path(sys.executable).with_name(program)), *words])
+    try:
+        while run.poll() is None:
+            time.sleep(1)
+            beside = clock.with_suffix(".part")
+            beside.write_text(f"{before + time.monotonic() - started:.0f}\n")
+            beside.replace(clock)
+    finally:
+        run.terminate()  # also where this program is ended
+    if run.returncode:
+        raise SystemExit(f"{row.name}: ended with {run.returncode}; the same command goes on from where it was")
 
 
 def milliseconds(folder: Path) -> dict[str, float]:
@@ -139,26 +186,58 @@ def milliseconds(folder: Path) -> dict[str, float]:
         inputs = np.zeros((batch, features.num_steps, features.num_features), np.float32)
         score = model._emotion  # the network itself: the model would cut the batch into slices
         np.asarray(score(inputs))
-        times = []
-        for _ in range(passes):
-            started = time.perf_counter()
-            np.asarray(score(inputs))
-            times.append(time.perf_counter() - started)
+        times = [seconds(score, inputs) for _ in range(passes)]
         found[str(batch)] = 1000 * float(np.median(times)) / batch
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
+def seconds(score: Any, inputs: np.ndarray) -> float:
+    started = time.perf_counter()
+    np.asarray(score(inputs))
+    return time.perf_counter() - started
+
+
+def latencies() -> str:
+    """Paper 001's claim that a second layer lowers latency: both networks by turns, on one thread, as a table."""
+    from batchser import networks
+    from batchser.scoring import inference, start_tensorflow
+    from batchser.training.recipe import read_recipe
+
+    start_tensorflow(1)
+    scorers = {}
+    for name in ("lstm-mfcc20", "dual-lstm-mfcc20"):
+        recipe = read_recipe(name)
+        shape = (recipe.features.num_steps, recipe.features.num_features)
+        network = networks.build(recipe.network.name, *shape, len(recipe.labels), recipe.network.options)
+        scorers[name] = inference(network, *shape)
+    lines = ["| batch | one layer, ms a window | two layers | ratio (95 %) |", "|---|---|---|---|"]
+    for batch, passes in ((1, 500), (256, 40)):
+        inputs = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
+        for score in scorers.values():
+            seconds(score, inputs)
+        times = np.array([[seconds(score, inputs) for score in scorers.values()] for _ in range(passes)])
+        one, two = 1000 * np.median(times, axis=0) / batch
+        draws = np.random.default_rng(0).integers(passes, size=(1000, passes))
+        ratios = np.divide(*np.median(times[draws], axis=1).T[::-1])
+        low, high = np.percentile(ratios, [2.5, 97.5])
+        lines.append(f"| {batch} | {one:.3f} | {two:.3f} | {two / one:.2f} ({low:.2f} to {high:.2f}) |")
+    return "\n".join(lines)
+
+
+def table() -> str:
+    """The rows that are filled, as Markdown."""
     lines = list(HEAD)
-    for row in rows:
-        published = PUBLISHED[row["recipe"]] if row["protocol"] != "strangers" else None
-        low, high = row["intervals"]["uar"] or (float("nan"), float("nan"))
+    for row in ROWS:
+        if not row.file.is_file():
+            continue
+        known = json.loads(row.file.read_text())
+        published = row.system.published if row.protocol != "strangers" else "–"
+        low, high = known["intervals"]["uar"] or (float("nan"), float("nan"))
         lines.append(
-            f"| `{row['recipe']}` | {row['protocol']} | {published or '–'} | {100 * row['accuracy']:.1f} | "
-            f"{100 * row['uar']:.1f} ({100 * low:.1f} to {100 * high:.1f}) | {100 * row['mu_law_uar']:.1f} | "
-            f"{row['not_heard']} | {row['mflop']:g} | {row['ms']['1']:.2f} | {row['ms']['256']:.2f} | "
-            f"{row['minutes'] or 0:.0f} |"
+            f"| `{row.name}` | {published} | {100 * known['accuracy']:.1f} | "
+            f"{100 * known['uar']:.1f} ({100 * low:.1f} to {100 * high:.1f}) | {100 * known['mu_law_uar']:.1f} | "
+            f"{known['not_heard']} | {known['mflop']:g} | {known['ms']['1']:.2f} | {known['ms']['256']:.3f} | "
+            f"{known['minutes'] or 0:.0f} |"
         )
     return "\n".join(lines)
 

@@ -109,15 +109,20 @@ def _making(bundle: Bundle) -> str:
     step_ms = 1000 * features.hop_samples / features.rate_hz
     offsets = " and an offset for each label" if recipe.get("fit", {}).get("label_offsets", True) else ""
     of = f"{', '.join(features.names)} at {features.rate_hz} Hz ({features.num_features} values every {step_ms:g} ms)"
+    shipped = (
+        "The shipped weights are those of the first of them."
+        if recipe.get("ship") == "split"
+        else "The shipped weights were trained on all splits' clips, a few speakers kept for early stopping: they "
+        "cannot be measured on these corpora, the split models stand for them."
+    )
     paragraphs = (
         f"""Recipe `{training["recipe"]}`, seed {training["seed"]}; {versions}, Python {training["python"]}.{began}
         Emotion network: {network}; on {of}; {training["window_mflop"]:g} MFLOP a window.{taught} {_windows(bundle)}
         Probabilities are calibrated by a temperature ({bundle.temperature:.2f}){offsets} on clips not trained on; below
         a confidence of {bundle.abstain_threshold:.3f} the model abstains. That threshold was chosen on the same
         held-out predictions that are scored here.""",
-        f"""`folds.npz` has the models behind these scores, one for each split of the protocol. The shipped weights were
-        trained on all splits' clips, a few speakers kept for early stopping: they cannot be measured on these corpora,
-        the split models stand for them. The gate was taught without {unheard}{music}; it
+        f"""`folds.npz` has the models behind these scores, one for each split of the protocol. {shipped}
+        The gate was taught without {unheard}{music}; it
         has heard the speakers of all other clips.""",
     )
     return "\n\n".join(["## How it was made", *(_wrapped(text) for text in paragraphs)]) + "\n"
