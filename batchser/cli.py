@@ -111,7 +111,7 @@ _CHANNEL_ROLES = click.option(
 )  # fmt: skip
 _WORKERS = click.option(
     "--workers", type=click.IntRange(min=0), metavar="N",
-    help="Worker processes. 0: score in this process. Default: one for every processor.",
+    help="Worker processes. 0: all in this process. Default: one for every processor.",
 )  # fmt: skip
 _SCHEDULER = click.option(
     "--scheduler", metavar="ADDRESS", help="Work on the Dask cluster of this scheduler (tcp://host:8786).",

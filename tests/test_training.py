@@ -27,7 +27,7 @@ from batchser.training.corpora import find_audio
 from batchser.training.distil import Teaching, taught_targets
 from batchser.training.emotion_lesson import teacher_jobs
 from batchser.training.examples import GateSounds, emotion_window, gate_window, make_take, place, running_sum
-from batchser.training.fit import Fitted, Start, Task, calibrate, draw_order, mask, mix, rounded
+from batchser.training.fit import Fitted, Start, Task, calibrate, draw_order, mask, mix, rounded, warp
 from batchser.training.gate_lesson import gate_weights, split_music
 from batchser.training.protocols import Split
 from batchser.training.recipe import FitSettings, read_recipe
@@ -145,6 +145,24 @@ def run(data: Path, recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 # -------------------------------------------------------------------------------------------------- a whole run
+
+
+def test_warping_moves_bands_and_frames_by_no_more_than_it_says_and_nothing_where_it_is_off():
+    rng, x = np.random.default_rng(1), np.zeros((200, 40, 30), np.float32)
+    x[:, 30, 20] = 1.0
+    still = x.copy()
+    warp(rng, still, FitSettings())
+    assert np.array_equal(still, x)
+    warp(rng, x, FitSettings(frequency_warp=0.2, time_warp=0.1))
+    frames, bands = x.sum(axis=2).argmax(axis=1), x.sum(axis=1).argmax(axis=1)
+    assert set(frames) == {29, 30, 31}  # 10.5 from the middle, a tenth more or less
+    assert (bands.min(), bands.max()) == (17, 25)  # 20 / 1.2 and 20 / 0.8
+    assert 0.2 < (bands == 20).mean() < 0.5
+    ramp = np.tile(np.arange(30, dtype=np.float32), (1, 4, 1))
+    warp(np.random.default_rng(0), ramp, FitSettings(frequency_warp=0.5, time_warp=0.5))
+    assert ramp.min() >= 0
+    assert ramp.max() <= 29
+    assert np.allclose(ramp[0], ramp[0, 0])  # frames that are alike stay alike
 
 
 @pytest.mark.parametrize(("size", "width"), [(100, 1), (100, 7), (100, 8), (5, 8), (5, 5), (1, 9)])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 #: Told after every epoch its number, from 1, and the UAR on the validation examples; what it raises ends the fit.
 Watch = Callable[[int, float], None]
 _MASKS: Final = 2  # SpecAugment masks of each kind
+_WARPED: Final = 2 / 3  # of the examples
 _INFERENCE_BATCH: Final = 256
 _SCALER_CLIPS: Final = 500
 _RAKINGS: Final = 50
@@ -258,6 +259,7 @@ class _Fit:
         for k in range(self.steps):
             rows = order[k * settings.batch_size : (k + 1) * settings.batch_size]
             x, y = self._examples(rows, rng.integers(0, self.examples.inputs.shape[1], len(rows)))
+            warp(rng, x, settings)
             mask(rng, x, settings)
             if settings.mixup:
                 x, y = mix(rng, x, y, settings.mixup)
@@ -428,6 +430,30 @@ def draw_order(rng: np.random.Generator, rows: IntArray, groups: IntArray | None
         for column in groups[rows].T:
             chances /= np.bincount(column, chances)[column]
     return rng.choice(rows, len(rows), p=chances / chances.sum())
+
+
+def warp(rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> None:
+    """Stretch the features and the frames of each (T, F) example of ``x`` (B, T, F), in place.
+
+    Features from the lowest on, as another vocal tract would (VTLP: Jaitly and Hinton 2013), frames about the middle;
+    either of two examples in three, by up to ``frequency_warp`` and ``time_warp`` of their distance. Beyond an edge its
+    last one is repeated.
+    """
+    for axis, most, origin in ((1, settings.frequency_warp, 0.0), (0, settings.time_warp, (x.shape[1] - 1) / 2)):
+        if most:
+            places = np.arange(x.shape[1 + axis], dtype=np.float32) - origin
+            for example in x:
+                if rng.random() < _WARPED:
+                    example[:] = _interpolated(example, places * (1 + rng.uniform(-most, most)) + origin, axis)
+
+
+def _interpolated(x: FloatArray, places: FloatArray, axis: int) -> FloatArray:
+    """``x`` (T, F) at fractional places (n,) of an axis, linearly."""
+    places = np.clip(places, 0, x.shape[axis] - 1)
+    below = np.minimum(places.astype(np.int32), x.shape[axis] - 2)
+    part = (places - below).astype(np.float32)
+    part = part if axis else part[:, None]
+    return (1 - part) * x.take(below, axis) + part * x.take(below + 1, axis)
 
 
 def mask(rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> None:

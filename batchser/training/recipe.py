@@ -95,14 +95,16 @@ class FitSettings:
 
     Without ``weight_decay`` AdamW is Adam; gradients are cut to a norm of ``clip_norm`` (0: not). ``schedule`` is
     ``cosine`` (after ``warm_up_steps``, to 2 % of ``learning_rate`` over all epochs), ``plateau`` (halved after
-    ``plateau_patience`` epochs without gain) or ``constant``. ``balance`` draws clips so that every ``class`` and
-    ``corpus`` named in it comes up equally often. ``vote_share`` of a target is the listeners' votes, where a clip has
-    some. ``validation_speakers`` are kept for early stopping and calibration, or a ``validation_share`` of the clips
-    under protocols that do not tell speakers apart, the first ``validation_copies`` windows of each. Calibration finds
-    a temperature and, with ``label_offsets``, an offset for each label. The weights kept are the mean of the last
-    ``average_epochs`` epochs, where they do better on the validation clips than the best epoch. ``precision`` is
-    ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with AVX-512 alone it gained
-    nothing: 2.3 ms against 2.9 ms a window).
+    ``plateau_patience`` epochs without gain) or ``constant``. Each window is blended with another (``mixup``, the
+    parameter of its beta distribution), its features and frames stretched by up to a part (``frequency_warp``,
+    ``time_warp``), and stripes of it hidden (``frequency_mask``, ``time_mask``, at their widest). ``balance`` draws
+    clips so that every ``class`` and ``corpus`` named in it comes up equally often. ``vote_share`` of a target is the
+    listeners' votes, where a clip has some. ``validation_speakers`` are kept for early stopping and calibration, or a
+    ``validation_share`` of the clips under protocols that do not tell speakers apart, the first ``validation_copies``
+    windows of each. Calibration finds a temperature and, with ``label_offsets``, an offset for each label. The weights
+    kept are the mean of the last ``average_epochs`` epochs, where they do better on the validation clips than the best
+    epoch. ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with
+    AVX-512 alone it gained nothing: 2.3 ms against 2.9 ms a window).
     """
 
     epochs: int = 40
@@ -121,6 +123,8 @@ class FitSettings:
     mixup: float = 0.0
     frequency_mask: int = 10
     time_mask: int = 20
+    frequency_warp: float = 0.0
+    time_warp: float = 0.0
     validation_speakers: int = 7
     validation_share: float = 0.1
     validation_copies: int = 2
@@ -133,7 +137,7 @@ class FitSettings:
             **dict.fromkeys(("average_epochs", "weight_decay", "mixup", "frequency_mask", "time_mask"), (0, inf)),
             **dict.fromkeys(("clip_norm", "warm_up_steps"), (0, inf)), "validation_copies": (1, inf),
             "learning_rate": (1e-12, 10), "label_smoothing": (0, 0.99), "vote_share": (0, 1),
-            "validation_share": (0, 0.9),
+            "validation_share": (0, 0.9), "frequency_warp": (0, 0.5), "time_warp": (0, 0.5),
         })  # fmt: skip
         faults += [
             f"{name}: received {value!r}, expected one of {', '.join(known)}"

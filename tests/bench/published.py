@@ -79,17 +79,27 @@ class Row:
         return self.system.changes + PROTOCOLS[self.protocol]
 
     def sha256(self) -> str:
-        """Stand for what the row is trained by: its recipe with the changes."""
+        """Stand for what the recipe says, with the changes, but for what only `batchser tune` looks at."""
+        from batchser.settings import fingerprint_of
+        from batchser.training.recipe import read_values
+
+        values = read_values(self.system.recipe, self.changes)
+        values.pop("search", None)
+        return fingerprint_of(values)
+
+    def trained(self, body: dict[str, Any]) -> bool:
+        """Whether a bundle was trained by the recipe as it is now; settings that came later are not compared."""
         from batchser.training.recipe import read_recipe
 
-        return sha256_of(dataclasses.asdict(read_recipe(self.system.recipe, self.changes)))
+        recipe = dataclasses.asdict(read_recipe(self.system.recipe, self.changes))
+        return alike(body["training"]["whole_recipe"], json.loads(json.dumps(recipe)))
 
 
-def sha256_of(recipe: dict[str, Any]) -> str:
-    """Stand for a recipe, but for what only `batchser tune` looks at."""
-    from batchser.settings import fingerprint_of
-
-    return fingerprint_of({name: value for name, value in recipe.items() if name != "search"})
+def alike(known: Any, other: Any) -> bool:
+    """Whether two settings agree in what both say."""
+    if isinstance(known, dict) and isinstance(other, dict):
+        return all(alike(known[name], other[name]) for name in known.keys() & other.keys())
+    return bool(known == other)
 
 
 ROWS = tuple(Row(system, protocol) for system in SYSTEMS for protocol in system.protocols)
@@ -134,7 +144,7 @@ def fill(row: Row, data: Path, bundles: Path) -> dict[str, Any]:
     if not out.is_dir():
         train(row, data, out, clock)
     body = json.loads((out / "bundle.json").read_text())
-    if sha256_of(body["training"]["whole_recipe"]) != row.sha256():
+    if not row.trained(body):
         raise SystemExit(f"{row.name}: {out} was trained by another recipe; remove it to fill the row")
     clips, lines = body["scores"]["clips"], body["scores"]["degradations"]["rows"]
     return {
