@@ -1,5 +1,6 @@
 """What the README promises works: its notebook runs on the sample calls, its options exist."""
 
+import json
 import re
 import subprocess
 import sys
@@ -45,6 +46,20 @@ def test_the_sample_calls_are_gated_and_scored(results):
     customer = segments[(segments["call_id"] == "billing-0001") & (segments["channel"] == 1)]
     assert {"speech", "music", "tone"} <= set(customer["kind"])
     assert segments.loc[segments["role"] == "agent", "emotion"].isna().all()
+
+
+def test_the_table_of_published_systems_is_its_files(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
+    import published
+
+    shown = re.search(r"<!-- published -->\n(.*?)\n<!-- /published -->", README, re.DOTALL).group(1)
+    assert shown == published.table()
+    stale = [
+        row.name
+        for row in published.ROWS
+        if row.file.is_file() and json.loads(row.file.read_text())["recipe_sha256"] != row.sha256()
+    ]
+    assert not stale, "their recipes have changed since: fill them again with make papers"
 
 
 def test_every_option_of_run_is_in_the_readme():

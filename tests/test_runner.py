@@ -322,7 +322,7 @@ def test_shards_of_one_recording_give_the_same_rows(
 
 
 def test_no_scheduler_at_the_address(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_CONNECT_S", 1.0)
+    monkeypatch.setattr("batchser.cluster._CONNECT_S", 1.0)
     with pytest.raises(ConfigError, match=r"--scheduler tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
         runner.run(at(job, tmp_path, scheduler="tcp://127.0.0.1:9", workers=None), Told())
     assert not list(tmp_path.iterdir())
