@@ -91,4 +91,4 @@ def test_an_unknown_network_or_option_is_told():
     with pytest.raises(ConfigError, match="does not take these options"):
         networks.build("conv-dual-lstm", 40, 16, 6, {"heads": 8})
     with pytest.raises(ConfigError, match=r"dropouts: received \[0.4, 0.0\], expected one for each of units \[8\]"):
-        networks.build("lstm-stack", 40, 16, 6, {"units": [8]})
+        networks.build("lstm-stack", 40, 16, 6, {"units": [8], "dropouts": [0.4, 0.0]})
