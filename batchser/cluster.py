@@ -15,6 +15,15 @@ _CONNECT_S: Final = 15.0
 #: as much time as all our arithmetic and saves no memory at the peak.
 _WORKER_ENVIRONMENT: Final = {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1}
 
+_CONFIG: Final = {
+    # A task whose process died comes back at once; whom to blame is decided by the caller, not by the scheduler.
+    "distributed.scheduler.allowed-failures": 0,
+    # A worker's nanny starts it again. By default the cluster drops both where the worker happens to be away 15 s after
+    # a death, as one that dies several times may be; with the last one gone a run would wait for ever.
+    "distributed.deploy.lost-worker-timeout": "1 day",
+    "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
+}
+
 
 @contextmanager
 def open_cluster(scheduler: str | None, workers: int, say: Callable[[str], None]) -> Iterator[Any]:
@@ -46,11 +55,8 @@ def open_cluster(scheduler: str | None, workers: int, say: Callable[[str], None]
             yield client
         return
     say(f"starting {workers} worker processes")
-    # A task whose process died comes back at once; whom to blame is decided here, not by the scheduler.
     with (
-        dask.config.set(
-            {"distributed.scheduler.allowed-failures": 0, "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}
-        ),
+        dask.config.set(_CONFIG),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, memory_limit=0, processes=True, dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,

@@ -133,7 +133,10 @@ def cluster() -> Iterator[str]:
     from distributed import LocalCluster
 
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        # Workers that die are started again, as somebody else's are: see batchser.cluster.
+        dask.config.set(
+            {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "1 day"}
+        ),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as started,
     ):
         yield started.scheduler_address
