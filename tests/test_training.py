@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from batchser.scoring import Model, softmax
 from batchser.settings import FeatureSettings
 from batchser.training import compose, evaluate, fits
 from batchser.training import train as training
+from batchser.training.compose import Store
 from batchser.training.corpora import find_audio
 from batchser.training.distil import Teaching, taught_targets
 from batchser.training.emotion_lesson import teacher_jobs
@@ -137,7 +140,7 @@ def run(data: Path, recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
         with pytest.raises(KeyboardInterrupt):
             training.train(recipe, data, out, first.append, workers=1)
     assert not out.exists()
-    kept = sorted(path.name.split("-")[0] for path in out.with_name("tiny.work").iterdir())
+    kept = sorted(p.name.split("-")[0] for p in out.with_name("tiny.work").iterdir() if p.suffix != ".lock")
     calls = make_calls(out.parent / "calls")
     options = evaluate.EvaluateOptions(("noise-20db",), clips_per_split=6)
     bundle = training.train(recipe, data, out, second.append, [calls], workers=1, options=options)
@@ -253,6 +256,60 @@ def test_a_run_undisturbed_and_in_worker_processes_ends_in_the_same_weights(run,
         assert ours.keys() == theirs.keys()
         for name in ours:
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)
+
+
+def test_a_cache_keeps_windows_for_runs_that_need_the_same_and_no_fits(run, recipe, data, tmp_path):
+    lines: list[str] = []
+    for number, seed in enumerate((5, 5, 6)):
+        lines.append(f"run {number}")
+        changed = dataclasses.replace(
+            recipe, seed=seed, folds=(1,), ship="split", teachers=0, fit=dataclasses.replace(recipe.fit, epochs=1)
+        )
+        training.train(changed, data, tmp_path / "tiny", lines.append, workers=1, cache=tmp_path / "cache")
+    taken = [line.split(":")[0] for line in lines if line.startswith("run") or "taken from" in line]
+    # The first audio is found again when the clips are the same; a seed makes other windows.
+    assert taken == ["run 0", "run 1", "audio", "windows", "gate-windows", "run 2", "audio"]
+    assert sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").glob("*[!k]")) == [
+        "audio", "gate-windows", "gate-windows", "windows", "windows",
+    ]  # fmt: skip
+    assert not (tmp_path / "tiny.work").exists()
+
+
+def test_two_runs_of_one_cache_make_a_thing_once(tmp_path):
+    """The second waits for the first, and takes what it made."""
+    told: list[str] = []
+    started, go_on = threading.Event(), threading.Event()
+
+    def fill(path: Path) -> None:
+        started.set()
+        assert go_on.wait(30)
+        np.save(path / "x.npy", np.ones(3, np.float32))
+
+    def make(store: Store) -> Path:
+        return store.make("windows", "key", {"x": ((3,), np.float32)}, fill)
+
+    def tell(line: str) -> None:
+        told.append(line.split(" /")[0])
+        go_on.set()
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(make, Store(tmp_path, lambda line: None))
+        assert started.wait(30)
+        second = pool.submit(make, Store(tmp_path, tell))
+        assert first.result() == second.result()
+    assert [line.split(": ")[1] for line in told] == ["another run is making it; waiting", "taken from"]
+    assert np.load(first.result() / "x.npy").tolist() == [1, 1, 1]
+
+
+def test_windows_that_hold_one_clip_are_the_same_under_every_protocol(run, recipe, data, tmp_path):
+    windows = dataclasses.replace(recipe.windows, cut="clip", copies=1, variants=("plain",))
+    for protocol in ("random", "random-leaky"):
+        changed = dataclasses.replace(
+            recipe, protocol=protocol, ship="split", teachers=0, windows=windows, folds=(),
+            fit=dataclasses.replace(recipe.fit, epochs=1),
+        )  # fmt: skip
+        training.train(changed, data, tmp_path / protocol, lambda line: None, workers=1, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("windows-*[!k]"))) == 1
 
 
 def test_a_fold_model_carries_its_own_weights_and_scaler_and_the_shared_gate(run):

@@ -6,11 +6,13 @@ disk is mapped into memory, where workers share it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import shutil
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +45,10 @@ _PART: Final = 250  # clips, or gate windows, a worker composes at once
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A folder of things that are made once: ``NAME-KEY/*.npy``, the key standing for all that they depend on."""
+    """A folder of things that are made once: ``NAME-KEY/*.npy``, the key standing for all that they depend on.
+
+    Several runs may share it: what one of them is making the others wait for.
+    """
 
     folder: Path
     report: Report
@@ -60,17 +65,31 @@ class Store:
         Where it is not there, ``fill`` writes into empty ones, and they are moved into place when it is done.
         """
         place = self.folder / f"{name}-{fingerprint_of(key)[:16]}"
-        if place.is_dir():
-            self.report(f"{name}: taken from {place}")
-            return place
-        beside = place.with_name(f"{place.name}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        for array, (shape, dtype) in arrays.items():
-            np.lib.format.open_memmap(beside / f"{array}.npy", "w+", dtype, shape).flush()
-        fill(beside)
-        beside.rename(place)
+        with self.beside(place.name) as beside:
+            if place.is_dir():
+                self.report(f"{name}: taken from {place}")
+                return place
+            for array, (shape, dtype) in arrays.items():
+                np.lib.format.open_memmap(beside / f"{array}.npy", "w+", dtype, shape).flush()
+            fill(beside)
+            beside.rename(place)
         return place
+
+    @contextlib.contextmanager
+    def beside(self, name: str) -> Iterator[Path]:
+        """An empty folder to make ``name`` in, that no other run has meanwhile; what is left in it is removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        beside = self.folder / f"{name}.part"
+        with beside.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
+            except BlockingIOError:
+                self.report(f"{name}: another run is making it; waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+            yield beside
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +116,25 @@ def read_audio(
     audio : their samples
     faults : the others
     """
-    beside = store.folder / "audio.part"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     starts = range(0, len(clips), _PART)
-    files = [beside / f"{start}.f32" for start in starts]
-    jobs = [(list(clips[k : k + _PART]), rate_hz, file) for k, file in zip(starts, files, strict=True)]
-    read = [item for part in workers.run(_read_part, jobs) for item in part]
-    taken = [clip for clip, item in zip(clips, read, strict=True) if not isinstance(item, Fault)]
-    sizes = [item for item in read if not isinstance(item, Fault)]
-    offsets = np.concatenate([[0], np.cumsum([size for size, _ in sizes])]).astype(np.int64)
+    with store.beside(f"audio-{fingerprint_of([clips_key(clips), rate_hz])[:16]}-read") as beside:
+        files = [beside / f"{start}.f32" for start in starts]
+        jobs = [(list(clips[k : k + _PART]), rate_hz, file) for k, file in zip(starts, files, strict=True)]
+        read = [item for part in workers.run(_read_part, jobs) for item in part]
+        taken = [clip for clip, item in zip(clips, read, strict=True) if not isinstance(item, Fault)]
+        sizes = [item for item in read if not isinstance(item, Fault)]
+        offsets = np.concatenate([[0], np.cumsum([size for size, _ in sizes])]).astype(np.int64)
 
-    def fill(path: Path) -> None:
-        whole, at = np.load(path / "samples.npy", mmap_mode="r+"), 0
-        for file in files:
-            samples = np.fromfile(file, np.float32)
-            whole[at : at + samples.size] = samples
-            at += samples.size
-        whole.flush()
+        def fill(path: Path) -> None:
+            whole, at = np.load(path / "samples.npy", mmap_mode="r+"), 0
+            for file in files:
+                samples = np.fromfile(file, np.float32)
+                whole[at : at + samples.size] = samples
+                at += samples.size
+            whole.flush()
 
-    key = [clips_key(taken), rate_hz, sizes]
-    folder = store.make("audio", key, {"samples": ((int(offsets[-1]),), np.float32)}, fill)
-    shutil.rmtree(beside)
+        key = [clips_key(taken), rate_hz, sizes]
+        folder = store.make("audio", key, {"samples": ((int(offsets[-1]),), np.float32)}, fill)
     return taken, ClipAudio(folder, offsets), [item for item in read if isinstance(item, Fault)]
 
 
@@ -169,6 +185,8 @@ def compose_emotions(
     clips, which no window of a training clip may hold.
     """
     settings = recipe.features
+    if recipe.windows.cut == "clip":
+        apart = frozenset()  # each window holds its clip alone: those of another protocol are the same
     key = {
         "version": __version__, "seed": recipe.seed, "features": asdict(settings), "windows": asdict(recipe.windows),
         "augment": asdict(recipe.augment), "clips": clips_key(clips), "sounds": sounds.key(),

@@ -58,6 +58,7 @@ def train(
     workers: int = 2,
     options: evaluate.EvaluateOptions | None = None,
     models: Sequence[Path] = (),
+    cache: Path | None = None,
 ) -> Bundle:
     """Train a bundle from its recipe and write it to ``out``.
 
@@ -72,6 +73,7 @@ def train(
     workers : processes; each fits one network at a time on one thread
     options : what is measured besides
     models : folders of bundles, among which the recipe's ``start_from`` is looked for
+    cache : a folder that keeps decoded clips and windows for other runs; None: ``OUT.work``
 
     Raises
     ------
@@ -87,8 +89,9 @@ def train(
     base = open_base(recipe, models)
     start_models(recipe, base, read.clips, splits)
     work = out.with_name(f"{out.name}.work")
+    work.mkdir(parents=True, exist_ok=True)
     with start_workers(workers, report) as pool:
-        lessons = _prepare_lessons(recipe, read, base, data, Store(work, report), pool)
+        lessons = _prepare_lessons(recipe, read, base, data, Store(cache or work, report), pool)
         fitted = _fit_all(recipe, lessons, work, pool)
         shipped = fitted[SHIPPED if recipe.ship == "all" else lessons.splits[0].name]
         history = {name: each.history for name, each in fitted.items()}

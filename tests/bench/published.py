@@ -2,7 +2,7 @@
 
 Every row is one `batchser train`, whose bundle stays in --bundles; a row that was killed goes on. Its figures are kept
 in published/ROW.json beside this file as soon as it is done, and such a row is not trained again: README's table is
-these files.
+these files. Rows share decoded clips and windows (--bundles/cache): the minutes of the first one hold making them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def fill(row: Row, data: Path, bundles: Path) -> dict[str, Any]:
     bundles.mkdir(parents=True, exist_ok=True)
     out, clock = bundles / row.name, bundles / f"{row.name}.seconds"
     if not out.is_dir():
-        train(row, data, out, clock)
+        train([*command_of(row, str(data), str(out)), "--cache", str(bundles / "cache")], row, clock)
     body = json.loads((out / "bundle.json").read_text())
     if not row.trained(body):
         raise SystemExit(f"{row.name}: {out} was trained by another recipe; remove it to fill the row")
@@ -166,11 +167,11 @@ def fill(row: Row, data: Path, bundles: Path) -> dict[str, Any]:
     }
 
 
-def train(row: Row, data: Path, out: Path, clock: Path) -> None:
+def train(command: Sequence[str], row: Row, clock: Path) -> None:
     """Train a row's bundle, keeping the time that it took in all its runs."""
     before = float(clock.read_text()) if clock.is_file() else 0.0
     started = time.monotonic()
-    program, *words = command_of(row, str(data), str(out))
+    program, *words = command
     run = subprocess.Popen([str(Path(sys.executable).with_name(program)), *words])
     try:
         while run.poll() is None:
