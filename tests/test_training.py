@@ -26,9 +26,9 @@ from batchser.settings import FeatureSettings
 from batchser.training import compose, evaluate, fits
 from batchser.training import train as training
 from batchser.training.compose import Store
-from batchser.training.corpora import find_audio
+from batchser.training.corpora import Clip, find_audio
 from batchser.training.distil import Teaching, taught_targets
-from batchser.training.emotion_lesson import teacher_jobs
+from batchser.training.emotion_lesson import TrainingSet, teacher_jobs
 from batchser.training.examples import GateSounds, emotion_window, gate_window, make_take, place, running_sum
 from batchser.training.fit import Fitted, Start, Task, calibrate, draw_order, mask, mix, rounded, warp
 from batchser.training.gate_lesson import gate_weights, split_music
@@ -754,6 +754,28 @@ def test_two_kinds_of_groups_are_balanced_at_once_though_one_label_is_in_one_cor
     drawn = draw_order(np.random.default_rng(0), np.arange(10_000), np.stack([label, corpus], axis=1))
     np.testing.assert_allclose(np.bincount(label[drawn]) / 10_000, 1 / 4, atol=0.02)
     np.testing.assert_allclose(np.bincount(corpus[drawn]) / 10_000, 1 / 2, atol=0.02)
+
+
+def test_classes_of_a_corpus_are_drawn_alike_where_that_is_asked_for(recipe, tmp_path):
+    """A class that one corpus has to itself would else fill half of what is drawn of it."""
+    clips = [
+        Clip(corpus, tmp_path / f"{corpus}-{label}-{k}.wav", "1", label, None)
+        for corpus, labels, count in (("CREMA-D", ("happy", "sad"), 90), ("RAVDESS", ("happy", "sad", "calm"), 10))
+        for label in labels
+        for k in range(count)
+    ]
+    shares = {}
+    for balance in (("class", "corpus"), ("corpus-class",), ("corpus-class", "corpus")):
+        changed = dataclasses.replace(recipe, fit=dataclasses.replace(recipe.fit, balance=balance))
+        groups = TrainingSet(changed, tuple(clips), tmp_path).groups()
+        rng = np.random.default_rng(0)
+        drawn = np.concatenate([draw_order(rng, np.arange(len(clips)), groups) for _ in range(40)])
+        of = [f"{clips[k].corpus} {clips[k].emotion}" for k in drawn]
+        shares[balance] = {name: of.count(name) / len(of) for name in sorted(set(of))}
+    assert shares["class", "corpus"]["RAVDESS calm"] == pytest.approx(1 / 3, abs=0.02)
+    assert shares["class", "corpus"]["RAVDESS sad"] == pytest.approx(1 / 12, abs=0.02)
+    assert list(shares["corpus-class",].values()) == pytest.approx([1 / 5] * 5, abs=0.02)
+    assert list(shares["corpus-class", "corpus"].values()) == pytest.approx([1 / 4] * 2 + [1 / 6] * 3, abs=0.02)
 
 
 def test_calibration_undoes_overconfidence_and_a_label_said_too_often():

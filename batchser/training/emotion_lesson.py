@@ -53,11 +53,12 @@ class TrainingSet:
 
     def groups(self) -> IntArray | None:
         """The groups to be balanced, int (n, g), or None."""
-        columns: dict[str, Any] = {
-            "class": [self.recipe.labels.index(clip.emotion) for clip in self.clips],
-            "corpus": np.unique([clip.corpus for clip in self.clips], return_inverse=True)[1],
+        members = {
+            "class": [clip.emotion for clip in self.clips],
+            "corpus": [clip.corpus for clip in self.clips],
+            "corpus-class": [f"{clip.corpus}/{clip.emotion}" for clip in self.clips],
         }
-        chosen = [columns[name] for name in self.recipe.fit.balance]
+        chosen = [np.unique(members[name], return_inverse=True)[1] for name in self.recipe.fit.balance]
         return np.stack(chosen, axis=1).astype(np.int32) if chosen else None
 
 

@@ -36,6 +36,8 @@ def _out_of_range(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> l
     return faults
 
 
+#: Kinds of groups that a fit can draw equally often.
+BALANCES: Final = ("class", "corpus", "corpus-class")
 #: How a clip may be changed where windows are whole clips.
 VARIANTS: Final = ("plain", "noise", "pitch", "stretch", "telephone")
 
@@ -98,12 +100,13 @@ class FitSettings:
     ``plateau_patience`` epochs without gain) or ``constant``. Each window is blended with another (``mixup``, the
     parameter of its beta distribution), its features and frames stretched by up to a part (``frequency_warp``,
     ``time_warp``), and stripes of it hidden (``frequency_mask``, ``time_mask``, at their widest). ``balance`` draws
-    clips so that every ``class`` and ``corpus`` named in it comes up equally often. ``vote_share`` of a target is the
-    listeners' votes, where a clip has some. ``validation_speakers`` are kept for early stopping and calibration, or a
-    ``validation_share`` of the clips under protocols that do not tell speakers apart, the first ``validation_copies``
-    windows of each. Calibration finds a temperature and, with ``label_offsets``, an offset for each label. The weights
-    kept are the mean of the last ``average_epochs`` epochs, where they do better on the validation clips than the best
-    epoch. ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with
+    clips so that every ``class``, ``corpus`` or ``corpus-class`` (each class of each corpus) named in it comes up
+    equally often; with ``class`` and ``corpus`` alone, a class that one corpus has to itself fills much of that.
+    ``vote_share`` of a target is the listeners' votes, where a clip has some. ``validation_speakers`` are kept for
+    early stopping and calibration, or a ``validation_share`` of the clips under protocols that do not tell speakers
+    apart, the first ``validation_copies`` windows of each. Calibration finds a temperature and, with ``label_offsets``,
+    an offset for each label. The weights kept are the mean of the last ``average_epochs`` epochs, where they do better
+    on the validation clips than the best epoch. ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with
     AVX-512 alone it gained nothing: 2.3 ms against 2.9 ms a window).
     """
 
@@ -144,7 +147,7 @@ class FitSettings:
             for name, value, known in (
                 ("schedule", self.schedule, ("cosine", "plateau", "constant")),
                 ("precision", self.precision, ("auto", "float32", "bfloat16")),
-                *(("balance", part, ("class", "corpus")) for part in self.balance),
+                *(("balance", part, BALANCES) for part in self.balance),
             )
             if value not in known
         ]
