@@ -106,8 +106,8 @@ class FitSettings:
     early stopping and calibration, or a ``validation_share`` of the clips under protocols that do not tell speakers
     apart, the first ``validation_copies`` windows of each. Calibration finds a temperature and, with ``label_offsets``,
     an offset for each label. The weights kept are the mean of the last ``average_epochs`` epochs, where they do better
-    on the validation clips than the best epoch. ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with
-    AVX-512 alone it gained nothing: 2.3 ms against 2.9 ms a window).
+    on the validation clips than the best epoch. ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a
+    GPU or a processor with AMX (with AVX-512 alone it gained nothing: 2.3 ms against 2.9 ms a window).
     """
 
     epochs: int = 40
