@@ -344,9 +344,9 @@ def models(context: click.Context, /, as_json: bool) -> None:
               help="A recipe of the package, or a TOML file of your own.")  # fmt: skip
 @_options(_CHANGES, _DATA)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
-              help="The bundle's folder, made at the end; DIR.work keeps windows and fits until then.")  # fmt: skip
+              help="The bundle's folder, made at the end; DIR.work keeps what is done until then.")  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Keep decoded clips and windows here, for other runs that need the same.")  # fmt: skip
+              help="Keep decoded clips and windows here for other runs that need the same; it only grows.")  # fmt: skip
 @_options(_CALLS, _WORKERS, _DEGRADATIONS, _CLIPS_PER_FOLD, _PICTURES, _QUIET)
 def train(
     recipe: str, changes: tuple[str, ...], data: Path, out: Path, cache: Path | None, calls: tuple[Path, ...],
@@ -372,7 +372,7 @@ def train(
         make_ready(pictures)
     count = available_cores() if workers is None else workers
     chosen = read_recipe(recipe, changes)
-    bundle = train_bundle(chosen, data, out, timed(quiet=quiet), calls, count, options, _model_folders(), cache)
+    bundle = train_bundle(chosen, data, out, timed(quiet=quiet), calls, count, options, _model_folders(), cache=cache)
     if not quiet:
         click.echo(f"\n{render_scores(bundle.scores, bundle.labels)}\n\n{out}")
     for path in write_pictures(pictures, bundle, bundle.scores) if pictures is not None else ():

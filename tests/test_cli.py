@@ -667,6 +667,7 @@ def test_train_and_evaluate_refuse_before_they_start(batchser: Command) -> None:
         (("train", "--data", "data", "--out", "no/bundle"), "--out no/bundle: there is no folder"),
         (("train", "--data", "data", "--out", "b", "--recipe", "no-such"), "recipe 'no-such'"),
         (("train", "--data", "data", "--out", "b", "--recipe", "no.toml"), "recipe no.toml: no such file"),
+        (("train", "--data", "data", "--out", "b", "--cache", "b/c"), "--cache b/c: lies in b, which this run removes"),
         (("train", "--data", "data", "--out", "b"), "data holds no clip of CREMA-D; expected CREMA-D/ with files like"),
         (("evaluate", "--data", "data", "--model", "no-such"), "Installed: "),
         (("evaluate", "--data", "data", "--model", "tiny"), "error: "),

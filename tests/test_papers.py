@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,6 +107,23 @@ def test_the_wideband_recipe_trains_and_ships_the_network_that_was_measured(data
     assert all(np.array_equal(a, b) for a, b in zip(shipped, measured, strict=True))
 
 
+def test_rows_are_compared_on_the_same_clips(data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "bench"))
+    import published
+
+    for name, seed in (("one", 1), ("other", 1), ("apart", 2)):
+        changes = [*TINY, f"seed={seed}", "network.units=[8, 4]" if name == "other" else "network.units=[4, 4]"]
+        training.train(read_recipe("dual-lstm-mfcc20", changes), data, tmp_path / name, [].append, workers=1)
+    same = published.points_between(tmp_path / "one", tmp_path / "one", data)
+    assert same == "one less one: UAR +0.0 points (+0.0 to +0.0)"
+    assert re.match(
+        r"other less one: UAR [+-]\d+\.\d points \(",
+        published.points_between(tmp_path / "one", tmp_path / "other", data),
+    )
+    with pytest.raises(click.UsageError, match="not tested on the same clips"):
+        published.points_between(tmp_path / "one", tmp_path / "apart", data)
+
+
 def test_changes_to_a_recipe_are_toml_or_words():
     recipe = read_recipe("dual-lstm-stack", ["fit.epochs=3", "folds=[4]", "protocol=speaker-folds", "fit.mixup = 0.2"])
     assert (recipe.fit.epochs, recipe.fit.mixup, recipe.folds, recipe.protocol) == (3, 0.2, (4,), "speaker-folds")
@@ -150,6 +169,7 @@ def test_a_clip_is_cut_from_its_offset_on_and_each_copy_is_its_variant():
         (["windows.copies=3"], "copies: received 3, expected a multiple of the 4 variants"),
         (["windows.cut=call"], 'cut: received "call" with offset_s or variants'),
         (['teacher_fit.balance=["class"]'], "teacher_fit.balance: received"),
+        (["fit.balance=corpus-class"], "fit.balance: received 'corpus-class', expected a list of class"),
         (["fit.pace=3"], "fit.pace: no such key"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import re
 import threading
@@ -18,14 +19,13 @@ from tiny_corpus import make_corpus
 import batchser
 from batchser import networks
 from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights
-from batchser.errors import ConfigError
+from batchser.errors import BatchserError, ConfigError
 from batchser.features import level_below_peak
 from batchser.records import KINDS, MUSIC, NOISE, SILENCE, SPEECH, TONE
 from batchser.scoring import Model, softmax
 from batchser.settings import FeatureSettings
-from batchser.training import compose, evaluate, fits
+from batchser.training import compose, evaluate, fits, store
 from batchser.training import train as training
-from batchser.training.compose import Store
 from batchser.training.corpora import Clip, find_audio
 from batchser.training.distil import Teaching, taught_targets
 from batchser.training.emotion_lesson import TrainingSet, teacher_jobs
@@ -258,21 +258,45 @@ def test_a_run_undisturbed_and_in_worker_processes_ends_in_the_same_weights(run,
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)
 
 
-def test_a_cache_keeps_windows_for_runs_that_need_the_same_and_no_fits(run, recipe, data, tmp_path):
+def quick(recipe, **changes):
+    """The recipe with one network and one epoch, and other changes."""
+    fit = dataclasses.replace(recipe.fit, epochs=1, average_epochs=0)
+    return dataclasses.replace(recipe, ship="split", teachers=0, fit=fit, **changes)
+
+
+def kept(cache: Path) -> list[str]:
+    return sorted(path.name.rsplit("-", 1)[0] for path in cache.iterdir() if path.suffix != ".lock")
+
+
+def test_a_cache_keeps_clips_and_windows_for_runs_that_need_the_same_and_no_fits(recipe, data, tmp_path):
     lines: list[str] = []
     for number, seed in enumerate((5, 5, 6)):
         lines.append(f"run {number}")
-        changed = dataclasses.replace(
-            recipe, seed=seed, folds=(1,), ship="split", teachers=0, fit=dataclasses.replace(recipe.fit, epochs=1)
-        )
+        changed = quick(recipe, seed=seed, folds=(1,))
         training.train(changed, data, tmp_path / "tiny", lines.append, workers=1, cache=tmp_path / "cache")
     taken = [line.split(":")[0] for line in lines if line.startswith("run") or "taken from" in line]
-    # The first audio is found again when the clips are the same; a seed makes other windows.
+    # A seed makes other windows of the same clips.
     assert taken == ["run 0", "run 1", "audio", "windows", "gate-windows", "run 2", "audio"]
-    assert sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").glob("*[!k]")) == [
-        "audio", "gate-windows", "gate-windows", "windows", "windows",
-    ]  # fmt: skip
+    assert kept(tmp_path / "cache") == ["audio", "gate-windows", "gate-windows", "windows", "windows"]
     assert not (tmp_path / "tiny.work").exists()
+
+
+def test_what_is_kept_ends_with_the_code_that_made_it(recipe, data, tmp_path, monkeypatch):
+    for makers in ("these", "these", "others"):
+        monkeypatch.setattr(store, "makers", lambda makers=makers: makers)
+        training.train(
+            quick(recipe, folds=(1,)), data, tmp_path / "tiny", lambda line: None, workers=1, cache=tmp_path / "cache"
+        )
+    assert kept(tmp_path / "cache") == ["audio", "audio", "gate-windows", "gate-windows", "windows", "windows"]
+
+
+def test_sounds_of_one_name_and_size_are_told_apart(tmp_path):
+    for folder, level in (("one", 0.1), ("same", 0.1), ("other", 0.2)):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "hum.wav", np.full(800, level, np.float32))
+    one, same, other = (store.sounds_key([tmp_path / folder / "hum.wav"]) for folder in ("one", "same", "other"))
+    assert one == same
+    assert one != other
 
 
 def test_two_runs_of_one_cache_make_a_thing_once(tmp_path):
@@ -285,31 +309,49 @@ def test_two_runs_of_one_cache_make_a_thing_once(tmp_path):
         assert go_on.wait(30)
         np.save(path / "x.npy", np.ones(3, np.float32))
 
-    def make(store: Store) -> Path:
-        return store.make("windows", "key", {"x": ((3,), np.float32)}, fill)
-
     def tell(line: str) -> None:
         told.append(line.split(" /")[0])
         go_on.set()
 
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(make, Store(tmp_path, lambda line: None))
+        first = pool.submit(store.Store(tmp_path, lambda line: None).make, "windows", "key", fill)
         assert started.wait(30)
-        second = pool.submit(make, Store(tmp_path, tell))
+        second = pool.submit(store.Store(tmp_path, tell).make, "windows", "key", fill)
         assert first.result() == second.result()
     assert [line.split(": ")[1] for line in told] == ["another run is making it; waiting", "taken from"]
     assert np.load(first.result() / "x.npy").tolist() == [1, 1, 1]
 
 
-def test_windows_that_hold_one_clip_are_the_same_under_every_protocol(run, recipe, data, tmp_path):
+def test_a_full_disk_is_told_and_leaves_nothing_half_made(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.os, "posix_fallocate", full)
+    with pytest.raises(BatchserError, match=r"no room for windows-.*No space left"):
+        store.Store(tmp_path, print).make("windows", 1, lambda path: store.allocate(path / "x.npy", (3,), np.float32))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("cache", "words"),
+    [("file/cache", "cannot be made"), ("out/cache", "which this run removes"), ("out.work", "which this run removes")],
+)
+def test_a_cache_that_cannot_be_kept_is_refused_before_anything_starts(cache, words, recipe, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=words):
+        training.train(recipe, tmp_path / "nowhere", tmp_path / "out", print, cache=tmp_path / cache)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_windows_that_hold_one_clip_are_shared_by_protocols_and_are_the_same(recipe, data, tmp_path):
     windows = dataclasses.replace(recipe.windows, cut="clip", copies=1, variants=("plain",))
-    for protocol in ("random", "random-leaky"):
-        changed = dataclasses.replace(
-            recipe, protocol=protocol, ship="split", teachers=0, windows=windows, folds=(),
-            fit=dataclasses.replace(recipe.fit, epochs=1),
-        )  # fmt: skip
-        training.train(changed, data, tmp_path / protocol, lambda line: None, workers=1, cache=tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("windows-*[!k]"))) == 1
+    made = []
+    for protocol, cache in (("random", "one"), ("random-leaky", "one"), ("random-leaky", "other")):
+        changed = quick(recipe, protocol=protocol, windows=windows, folds=())
+        training.train(changed, data, tmp_path / protocol, lambda line: None, workers=1, cache=tmp_path / cache)
+        made = [np.load(next((tmp_path / cache).glob("windows-*[!k]")) / "inputs.npy"), *made]
+    assert kept(tmp_path / "one").count("windows") == 1
+    assert np.array_equal(made[0], made[-1])
 
 
 def test_a_fold_model_carries_its_own_weights_and_scaler_and_the_shared_gate(run):
@@ -757,7 +799,7 @@ def test_two_kinds_of_groups_are_balanced_at_once_though_one_label_is_in_one_cor
 
 
 def test_classes_of_a_corpus_are_drawn_alike_where_that_is_asked_for(recipe, tmp_path):
-    """A class that one corpus has to itself would else fill half of what is drawn of it."""
+    """A class that one corpus has to itself would else fill more than its share of what is drawn of that corpus."""
     clips = [
         Clip(corpus, tmp_path / f"{corpus}-{label}-{k}.wav", "1", label, None)
         for corpus, labels, count in (("CREMA-D", ("happy", "sad"), 90), ("RAVDESS", ("happy", "sad", "calm"), 10))

@@ -6,21 +6,18 @@ disk is mapped into memory, where workers share it.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
+import json
 import shutil
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from batchser import __version__
 from batchser.errors import AudioError
 from batchser.features import extract, frames_inside, level_below_peak, log_mel, network_input
 from batchser.records import FloatArray, IntArray
@@ -38,66 +35,22 @@ from batchser.training.corpora import (
 )
 from batchser.training.examples import GateSounds, Take, clip_window, emotion_window, gate_window, make_take
 from batchser.training.recipe import Recipe
+from batchser.training.store import Store, allocate, sounds_key
 from batchser.training.workers import Report, Workers
 
 _PART: Final = 250  # clips, or gate windows, a worker composes at once
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
-    """A folder of things that are made once: ``NAME-KEY/*.npy``, the key standing for all that they depend on.
+class ClipAudio:
+    """The samples of many clips in one file, float32 (total,): clip k's are ``offsets[k]`` to ``offsets[k + 1]``.
 
-    Several runs may share it: what one of them is making the others wait for.
+    ``key`` stands for all of them by their content.
     """
 
     folder: Path
-    report: Report
-
-    def make(
-        self,
-        name: str,
-        key: Any,
-        arrays: Mapping[str, tuple[tuple[int, ...], npt.DTypeLike]],
-        fill: Callable[[Path], None],
-    ) -> Path:
-        """Return the folder of arrays, each with a shape and a dtype.
-
-        Where it is not there, ``fill`` writes into empty ones, and they are moved into place when it is done.
-        """
-        place = self.folder / f"{name}-{fingerprint_of(key)[:16]}"
-        with self.beside(place.name) as beside:
-            if place.is_dir():
-                self.report(f"{name}: taken from {place}")
-                return place
-            for array, (shape, dtype) in arrays.items():
-                np.lib.format.open_memmap(beside / f"{array}.npy", "w+", dtype, shape).flush()
-            fill(beside)
-            beside.rename(place)
-        return place
-
-    @contextlib.contextmanager
-    def beside(self, name: str) -> Iterator[Path]:
-        """An empty folder to make ``name`` in, that no other run has meanwhile; what is left in it is removed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f"{name}.part"
-        with beside.with_suffix(".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
-            except BlockingIOError:
-                self.report(f"{name}: another run is making it; waiting")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir()
-            yield beside
-            shutil.rmtree(beside, ignore_errors=True)
-
-
-@dataclass(frozen=True, slots=True)
-class ClipAudio:
-    """The samples of many clips in one file, float32 (total,): clip k's are ``offsets[k]`` to ``offsets[k + 1]``."""
-
-    folder: Path
     offsets: IntArray
+    key: str
 
     def open(self) -> list[FloatArray]:
         """Map the file into memory: float32 (n,) for each clip."""
@@ -110,49 +63,58 @@ def read_audio(
 ) -> tuple[list[Clip], ClipAudio, list[Fault]]:
     """Decode all clips at the model's rate into one file; clips that are silent or cannot be read are faults.
 
+    What was decoded of the same files before is taken from the store.
+
     Returns
     -------
     clips : those that were taken
     audio : their samples
     faults : the others
     """
+    key = [clips_key(clips), [clip.path.stat().st_mtime_ns for clip in clips], rate_hz]
+    folder = store.make("audio", key, lambda path: _read_all(clips, rate_hz, path, workers))
+    read = json.loads((folder / "read.json").read_text())
+    taken = [clip for clip, item in zip(clips, read, strict=True) if "fault" not in item]
+    faults = [Fault(clip.corpus, clip.place, **item) for clip, item in zip(clips, read, strict=True) if "fault" in item]
+    sizes = [item["samples"] for item in read if "fault" not in item]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    content = fingerprint_of([clips_key(taken), rate_hz, [item for item in read if "fault" not in item]])
+    return taken, ClipAudio(folder, offsets, content), faults
+
+
+def _read_all(clips: Sequence[Clip], rate_hz: int, path: Path, workers: Workers) -> None:
+    """Write ``samples.npy``, and ``read.json`` with what each clip gave."""
     starts = range(0, len(clips), _PART)
-    with store.beside(f"audio-{fingerprint_of([clips_key(clips), rate_hz])[:16]}-read") as beside:
-        files = [beside / f"{start}.f32" for start in starts]
-        jobs = [(list(clips[k : k + _PART]), rate_hz, file) for k, file in zip(starts, files, strict=True)]
-        read = [item for part in workers.run(_read_part, jobs) for item in part]
-        taken = [clip for clip, item in zip(clips, read, strict=True) if not isinstance(item, Fault)]
-        sizes = [item for item in read if not isinstance(item, Fault)]
-        offsets = np.concatenate([[0], np.cumsum([size for size, _ in sizes])]).astype(np.int64)
-
-        def fill(path: Path) -> None:
-            whole, at = np.load(path / "samples.npy", mmap_mode="r+"), 0
-            for file in files:
-                samples = np.fromfile(file, np.float32)
-                whole[at : at + samples.size] = samples
-                at += samples.size
-            whole.flush()
-
-        key = [clips_key(taken), rate_hz, sizes]
-        folder = store.make("audio", key, {"samples": ((int(offsets[-1]),), np.float32)}, fill)
-    return taken, ClipAudio(folder, offsets), [item for item in read if isinstance(item, Fault)]
+    files = [path / f"{start}.f32" for start in starts]
+    jobs = [(list(clips[k : k + _PART]), rate_hz, file) for k, file in zip(starts, files, strict=True)]
+    read = [item for part in workers.run(_read_part, jobs) for item in part]
+    total = sum(item.get("samples", 0) for item in read)
+    with (path / "samples.npy").open("wb") as whole:
+        header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": (total,)}
+        np.lib.format.write_array_header_1_0(whole, header)
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, whole)
+            file.unlink()  # one at a time: the room for all of them twice may not be there
+    (path / "read.json").write_text(json.dumps(read))
 
 
-def _read_part(clips: Sequence[Clip], rate_hz: int, file: Path, report: Report) -> list[tuple[int, int] | Fault]:
-    """Write clips' samples one after another; the size and checksum of each, or what is wrong with it."""
-    read: list[tuple[int, int] | Fault] = []
+def _read_part(clips: Sequence[Clip], rate_hz: int, file: Path, report: Report) -> list[dict[str, Any]]:
+    """Write clips' samples one after another; the number and checksum of each one's, or what is wrong with it."""
+    read: list[dict[str, Any]] = []
     with file.open("wb") as out:
         for clip in clips:
             try:
                 samples = np.ascontiguousarray(read_clip(clip, rate_hz), np.float32)
+                fault = check_audio(clip, samples)
             except AudioError as error:
-                read.append(unreadable(clip, error))
+                fault = unreadable(clip, error)
+            if fault is not None:
+                read.append({"fault": fault.fault, "detail": fault.detail})
                 continue
-            fault = check_audio(clip, samples)
             content = samples.tobytes()
-            read.append(fault or (samples.size, zlib.crc32(content)))
-            if fault is None:
-                out.write(content)
+            read.append({"samples": samples.size, "crc32": zlib.crc32(content)})
+            out.write(content)
     return read
 
 
@@ -164,10 +126,9 @@ class SoundFiles:
     music: Path
     rooms: Path
 
-    def key(self) -> list[list[Any]]:
-        """Stand for the sounds by name and size, wherever they lie."""
-        folders = [find_audio(folder) for folder in (self.noise, self.music, self.rooms)]
-        return [[[path.name, path.stat().st_size] for path in paths] for paths in folders]
+    def key(self) -> list[list[list[Any]]]:
+        """Stand for the sounds by name and content, wherever they lie."""
+        return [sounds_key(find_audio(folder)) for folder in (self.noise, self.music, self.rooms)]
 
 
 def compose_emotions(
@@ -188,18 +149,19 @@ def compose_emotions(
     if recipe.windows.cut == "clip":
         apart = frozenset()  # each window holds its clip alone: those of another protocol are the same
     key = {
-        "version": __version__, "seed": recipe.seed, "features": asdict(settings), "windows": asdict(recipe.windows),
-        "augment": asdict(recipe.augment), "clips": clips_key(clips), "sounds": sounds.key(),
-        "audio": audio.folder.name, "apart": sorted(apart),
+        "seed": recipe.seed, "features": asdict(settings), "windows": asdict(recipe.windows),
+        "augment": asdict(recipe.augment), "clips": clips_key(clips), "sounds": sounds.key(), "audio": audio.key,
+        "apart": sorted(apart),
     }  # fmt: skip
     shape = (len(clips), recipe.windows.copies, settings.num_steps, settings.num_features)
 
     def fill(path: Path) -> None:
+        allocate(path / "inputs.npy", shape, np.float16)
         starts = range(0, len(clips), _PART)
         jobs = [(recipe, clips, audio, sounds, apart, path, k, min(k + _PART, len(clips))) for k in starts]
         workers.run(_compose_part, jobs)
 
-    return store.make("windows", key, {"inputs": (shape, np.float16)}, fill)
+    return store.make("windows", key, fill)
 
 
 def _compose_part(
@@ -290,12 +252,16 @@ def compose_gate(
     settings = recipe.features
     num_chunks = -(-settings.num_frames // recipe.gate.chunk_frames)  # the last one may be cut, as in the network
     key = {
-        "version": __version__, "seed": recipe.seed, "features": asdict(settings), "clips": clips_key(clips),
-        "audio": audio.folder.name, "augment": asdict(recipe.gate_augment or recipe.augment),
-        "sides": [[s.count, dict(s.voices), [[p.name, p.stat().st_size] for p in (*s.music, *s.noise)]] for s in sides],
+        "seed": recipe.seed, "features": asdict(settings), "clips": clips_key(clips), "audio": audio.key,
+        "augment": asdict(recipe.gate_augment or recipe.augment),
+        "sides": [[s.count, dict(s.voices), sounds_key((*s.music, *s.noise))] for s in sides],
     }  # fmt: skip
 
+    count = sum(side.count for side in sides)
+
     def fill(path: Path) -> None:
+        allocate(path / "inputs.npy", (count, 1, settings.num_frames, settings.num_mels), np.float16)
+        allocate(path / "kinds.npy", (count, 1, num_chunks), np.int8)
         jobs, first = [], 0
         for side in sides:
             starts = range(0, side.count, _PART)
@@ -303,10 +269,7 @@ def compose_gate(
             first += side.count
         workers.run(_compose_gate_part, jobs)
 
-    count = sum(side.count for side in sides)
-    shape = (count, 1, settings.num_frames, settings.num_mels)
-    arrays = {"inputs": (shape, np.float16), "kinds": ((count, 1, num_chunks), np.int8)}
-    return store.make("gate-windows", key, arrays, fill)
+    return store.make("gate-windows", key, fill)
 
 
 def _compose_gate_part(

@@ -13,11 +13,12 @@ import numpy as np
 from batchser.bundle import named_weights
 from batchser.records import KINDS, FloatArray, IntArray
 from batchser.training import protocols
-from batchser.training.compose import ClipAudio, GateSide, Store, compose_gate
+from batchser.training.compose import ClipAudio, GateSide, compose_gate
 from batchser.training.corpora import Clip, find_audio
 from batchser.training.fit import Fitted, Task
 from batchser.training.protocols import Split
 from batchser.training.recipe import Recipe
+from batchser.training.store import Store
 from batchser.training.workers import Workers
 
 GATE: Final = "gate"

@@ -101,13 +101,14 @@ class FitSettings:
     parameter of its beta distribution), its features and frames stretched by up to a part (``frequency_warp``,
     ``time_warp``), and stripes of it hidden (``frequency_mask``, ``time_mask``, at their widest). ``balance`` draws
     clips so that every ``class``, ``corpus`` or ``corpus-class`` (each class of each corpus) named in it comes up
-    equally often; with ``class`` and ``corpus`` alone, a class that one corpus has to itself fills much of that.
-    ``vote_share`` of a target is the listeners' votes, where a clip has some. ``validation_speakers`` are kept for
-    early stopping and calibration, or a ``validation_share`` of the clips under protocols that do not tell speakers
-    apart, the first ``validation_copies`` windows of each. Calibration finds a temperature and, with ``label_offsets``,
-    an offset for each label. The weights kept are the mean of the last ``average_epochs`` epochs, where they do better
-    on the validation clips than the best epoch. ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a
-    GPU or a processor with AMX (with AVX-512 alone it gained nothing: 2.3 ms against 2.9 ms a window).
+    equally often; with ``class`` and ``corpus`` alone, a class that one corpus has to itself fills far more than its
+    share of that corpus. ``vote_share`` of a target is the listeners' votes, where a clip has some.
+    ``validation_speakers`` are kept for early stopping and calibration, or a ``validation_share`` of the clips under
+    protocols that do not tell speakers apart, the first ``validation_copies`` windows of each. Calibration finds a
+    temperature and, with ``label_offsets``, an offset for each label. The weights kept are the mean of the last
+    ``average_epochs`` epochs, where they do better on the validation clips than the best epoch. ``precision`` is
+    ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with AVX-512 alone it gained
+    nothing: 2.3 ms against 2.9 ms a window).
     """
 
     epochs: int = 40
@@ -135,6 +136,7 @@ class FitSettings:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        balance: Any = self.balance  # TOML does not know types
         faults = _out_of_range(self, {
             **dict.fromkeys(("epochs", "patience", "batch_size", "plateau_patience", "validation_speakers"), (1, inf)),
             **dict.fromkeys(("average_epochs", "weight_decay", "mixup", "frequency_mask", "time_mask"), (0, inf)),
@@ -147,10 +149,12 @@ class FitSettings:
             for name, value, known in (
                 ("schedule", self.schedule, ("cosine", "plateau", "constant")),
                 ("precision", self.precision, ("auto", "float32", "bfloat16")),
-                *(("balance", part, BALANCES) for part in self.balance),
+                *(("balance", part, BALANCES) for part in balance if isinstance(balance, tuple)),
             )
             if value not in known
         ]
+        if not isinstance(balance, tuple):
+            faults.append(f"balance: received {balance!r}, expected a list of {', '.join(BALANCES)}")
         if self.label_offsets not in (True, False):
             faults.append(f"label_offsets: received {self.label_offsets!r}, expected true or false")
         if faults:

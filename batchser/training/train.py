@@ -25,7 +25,7 @@ from batchser.features import check_libraries
 from batchser.records import FloatArray
 from batchser.scoring import Model, start_tensorflow
 from batchser.training import augment, compose, evaluate, protocols
-from batchser.training.compose import ClipAudio, SoundFiles, Store
+from batchser.training.compose import ClipAudio, SoundFiles
 from batchser.training.corpora import Clip, CorpusRead, clips_key, corpus_of, read_corpora, render_faults
 from batchser.training.distil import Teaching
 from batchser.training.emotion_lesson import (
@@ -46,6 +46,7 @@ from batchser.training.gate_lesson import GATE, gate_weights, prepare_lesson
 from batchser.training.protocols import Split
 from batchser.training.recipe import Recipe
 from batchser.training.start import SHIPPED, Base, open_base
+from batchser.training.store import Store, check_cache
 from batchser.training.workers import Report, Workers, start_workers
 
 
@@ -66,19 +67,22 @@ def train(
     ----------
     recipe : what to train
     data : the corpora's folder; ``music/``, ``noise/`` and ``rir/`` in it teach the gate and lie behind voices
-    out : the bundle's folder, written at the end; ``OUT.work`` keeps windows, finished fits and the others' last epochs
-        until then
+    out : the bundle's folder, written at the end; ``OUT.work`` keeps finished fits and the others' last epochs until
+        then, and decoded clips and windows where there is no ``cache``
     report : takes lines of progress
     calls : folders of composed calls to be scored, each of speakers that one split's model never heard
     workers : processes; each fits one network at a time on one thread
     options : what is measured besides
     models : folders of bundles, among which the recipe's ``start_from`` is looked for
-    cache : a folder that keeps decoded clips and windows for other runs; None: ``OUT.work``
+    cache : a folder that keeps decoded clips and windows for other runs
 
     Raises
     ------
-    ConfigError : missing corpora, splits without clips, calls of speakers that every model will have heard
+    ConfigError : missing corpora, splits without clips, calls of speakers that every model will have heard, a cache
+        that cannot be used
     """
+    if cache is not None:
+        check_cache(cache, out)
     start_tensorflow(1)
     check_machine(recipe)
     read = read_corpora(data, recipe.corpora, recipe.label_options)

@@ -26,13 +26,14 @@ from batchser.records import IntArray
 from batchser.scoring import start_tensorflow
 from batchser.settings import fingerprint_of
 from batchser.training import compose, protocols
-from batchser.training.compose import ClipAudio, Store
+from batchser.training.compose import ClipAudio
 from batchser.training.corpora import Clip, CorpusRead, clips_key, read_corpora
 from batchser.training.evaluate.pictures import tuning_picture
 from batchser.training.fit import Task
 from batchser.training.protocols import Split
 from batchser.training.recipe import Recipe, recipe_of
 from batchser.training.search import at_point, load_optuna, own_point, read_space, recipes_at_extremes, words
+from batchser.training.store import Store
 from batchser.training.train import check_clips, check_machine, compose_training_set, splits_of, tell_left_out
 from batchser.training.trials import METHODS, Ending, Executor, Trial, TuneError, open_executor, open_study
 from batchser.training.workers import Report, Workers
