@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import random
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from batchser.training.corpora import Clip, find_audio
 from batchser.training.distil import Teaching, taught_targets
 from batchser.training.emotion_lesson import TrainingSet, teacher_jobs
 from batchser.training.examples import GateSounds, emotion_window, gate_window, make_take, place, running_sum
-from batchser.training.fit import Fitted, Start, Task, calibrate, draw_order, mask, mix, rounded, warp
+from batchser.training.fit import Fitted, Start, Task, calibrate, draw_order, mask, mix, rounded, seeded, warp
 from batchser.training.gate_lesson import gate_weights, split_music
 from batchser.training.protocols import Split
 from batchser.training.recipe import FitSettings, read_recipe
@@ -818,6 +819,28 @@ def test_classes_of_a_corpus_are_drawn_alike_where_that_is_asked_for(recipe, tmp
     assert shares["class", "corpus"]["RAVDESS sad"] == pytest.approx(1 / 12, abs=0.02)
     assert list(shares["corpus-class",].values()) == pytest.approx([1 / 5] * 5, abs=0.02)
     assert list(shares["corpus-class", "corpus"].values()) == pytest.approx([1 / 4] * 2 + [1 / 6] * 3, abs=0.02)
+
+
+def test_a_network_begins_the_same_whatever_other_threads_draw():
+    shape, firsts, ended = (20, 8, 4), [], threading.Event()
+
+    def draw() -> None:
+        while not ended.is_set():
+            random.random()
+
+    for disturbed in (False, True, True):
+        thread = threading.Thread(target=draw)
+        if disturbed:
+            thread.start()
+        with seeded(3):
+            network = networks.build("lstm-stack", *shape, {"units": [4, 4]})
+        firsts.append(np.concatenate([np.asarray(w).ravel() for w in network.get_weights()]))
+        ended.set()
+        if disturbed:
+            thread.join()
+        ended.clear()
+    assert np.array_equal(firsts[0], firsts[1])
+    assert np.array_equal(firsts[0], firsts[2])
 
 
 def test_calibration_undoes_overconfidence_and_a_label_said_too_often():

@@ -6,10 +6,13 @@ depends on the seed and the epoch's number alone, so a fit that was killed ends 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -140,9 +143,11 @@ def fit(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_policy(settings.precision))
     try:
-        keras.utils.set_random_seed(task.seed)
         _, _, num_frames, num_features = examples.inputs.shape
-        network = networks.build(task.network.name, num_frames, num_features, task.num_outputs, task.network.options)
+        with seeded(task.seed):
+            network = networks.build(
+                task.network.name, num_frames, num_features, task.num_outputs, task.network.options
+            )
         steps = max(1, len(task.train) // settings.batch_size)
         network.compile(
             optimizer=keras.optimizers.AdamW(
@@ -156,6 +161,25 @@ def fit(
         return _fitted(run, report, state, watch)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let Keras draw the seeds of weights and dropouts from a generator of its own while it builds a network.
+
+    Keras draws them from Python's one generator for all, and so do other threads, such as those of a Dask worker: one
+    network in five began with other weights there.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    generator: Any = importlib.import_module("keras.src.random.seed_generator")
+    shared = generator.python_random
+    generator.python_random = random.Random(seed)  # noqa: S311  # the shared one's numbers, undisturbed
+    try:
+        yield
+    finally:
+        generator.python_random = shared
 
 
 def _policy(precision: str) -> str:
