@@ -74,11 +74,12 @@ def read_audio(
     key = [clips_key(clips), [clip.path.stat().st_mtime_ns for clip in clips], rate_hz]
     folder = store.make("audio", key, lambda path: _read_all(clips, rate_hz, path, workers))
     read = json.loads((folder / "read.json").read_text())
-    taken = [clip for clip, item in zip(clips, read, strict=True) if "fault" not in item]
-    faults = [Fault(clip.corpus, clip.place, **item) for clip, item in zip(clips, read, strict=True) if "fault" in item]
-    sizes = [item["samples"] for item in read if "fault" not in item]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    content = fingerprint_of([clips_key(taken), rate_hz, [item for item in read if "fault" not in item]])
+    told = list(zip(clips, read, strict=True))
+    faults = [Fault(clip.corpus, clip.place, **item) for clip, item in told if "fault" in item]
+    heard = [(clip, item) for clip, item in told if "fault" not in item]
+    taken = [clip for clip, _ in heard]
+    offsets = np.cumsum([0, *(item["samples"] for _, item in heard)], dtype=np.int64)
+    content = fingerprint_of([clips_key(taken), rate_hz, [item for _, item in heard]])
     return taken, ClipAudio(folder, offsets, content), faults
 
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -61,7 +61,7 @@ class Store:
         return place
 
     @contextlib.contextmanager
-    def _alone(self, place: Path) -> Any:
+    def _alone(self, place: Path) -> Iterator[None]:
         """Keep other runs from making the same meanwhile."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with place.with_name(f"{place.name}.lock").open("w") as lock:
