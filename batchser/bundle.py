@@ -4,7 +4,8 @@
       bundle.json    labels, networks, settings, thresholds, scores, data licences; sha256 of each file and of itself
       weights.npz    plain arrays: ``emotion/000`` …, ``gate/000`` … in the order of the network's weights, and the
                      scaler's ``scaler/mean`` and ``scaler/std``. No pickles, no code: networks are built by networks.py
-      folds.npz      optional: ``K/000`` … weights of the fold models behind the card's scores (`batchser evaluate`)
+      split-K.npz    optional: the model of the protocol's split K, behind the card's scores (`batchser evaluate`):
+                     ``emotion/000`` …, its scaler, and its ``temperature``
       README.md      the model card
 
 Hashes are checked when a bundle is opened; what does not fit is a BundleError (exit code 2).
@@ -68,17 +69,18 @@ def write_bundle(
     folder: Path,
     bundle: Bundle,
     weights: Mapping[str, FloatArray],
-    fold_weights: Mapping[str, FloatArray] | None,
+    split_weights: Mapping[str, Mapping[str, FloatArray]],
     card: str,
 ) -> Bundle:
     """Write ``bundle`` and its arrays beside ``folder``, move them there, and open the bundle again.
 
+    ``split_weights`` has the arrays of each split's model, by the split's name.
     What stood in ``folder`` before is replaced whole: a bundle is never half old, half new.
     """
     place, folder = folder, folder.with_name(f".{folder.name}.part")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    files = {"weights.npz": weights} | ({"folds.npz": fold_weights} if fold_weights else {})
+    files = {"weights.npz": weights} | {split_file(name): arrays for name, arrays in split_weights.items()}
     for name, arrays in files.items():
         np.savez_compressed(folder / name, **arrays)  # type: ignore[arg-type]  # the stub takes them for its options
     body = dataclasses.asdict(bundle)
@@ -156,6 +158,11 @@ def _check_keys(folder: Path, body: Mapping[str, Any]) -> None:
                 f"{folder}/bundle.json does not fit this version of batchser: {name} lacks, or has besides, "
                 f"{', '.join(sorted(differing))}. Train it again, or install the batchser that wrote it"
             )
+
+
+def split_file(name: str) -> str:
+    """Name the file of the model of the split ``name``."""
+    return f"split-{name}.npz"
 
 
 def read_weights(bundle: Bundle, file: str = "weights.npz") -> dict[str, FloatArray]:

@@ -169,9 +169,7 @@ def tiny_description(name: str = "tiny") -> Bundle:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A whole bundle on disk that hears speech in ``speechlike``; copy its folder before you change a file in it."""
-    return write_bundle(
-        tmp_path_factory.mktemp("bundles") / "tiny", tiny_description(), tiny_arrays(), None, "# tiny\n"
-    )
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "tiny", tiny_description(), tiny_arrays(), {}, "# tiny\n")
 
 
 @pytest.fixture(scope="session")

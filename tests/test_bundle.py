@@ -54,24 +54,25 @@ def test_what_was_written_is_read_again(tiny_bundle):
         assert read[name].dtype == np.float32
 
 
-def test_weights_of_folds_and_the_card_lie_beside(tmp_path):
+def test_weights_of_splits_and_the_card_lie_beside(tmp_path):
     arrays = tiny_arrays()
-    bundle = write_bundle(tmp_path / "with", tiny_description(), arrays, {"0/000": np.ones(3)}, "# a card\n")
-    assert read_weights(bundle, "folds.npz")["0/000"].tolist() == [1, 1, 1]
+    splits = {"0": {"emotion/000": np.ones(3)}}
+    bundle = write_bundle(tmp_path / "with", tiny_description(), arrays, splits, "# a card\n")
+    assert read_weights(bundle, "split-0.npz")["emotion/000"].tolist() == [1, 1, 1]
     assert (tmp_path / "with" / "README.md").read_text() == "# a card\n"
     assert sorted(path.name for path in (tmp_path / "with").iterdir()) == [
-        "README.md", "bundle.json", "folds.npz", "weights.npz",
+        "README.md", "bundle.json", "split-0.npz", "weights.npz",
     ]  # fmt: skip
 
 
 def test_the_sha256_stands_for_weights_and_settings(tmp_path, tiny_bundle):
     arrays = tiny_arrays()
-    same = write_bundle(tmp_path / "same", tiny_description(), arrays, None, "another card")
+    same = write_bundle(tmp_path / "same", tiny_description(), arrays, {}, "another card")
     assert same.sha256 == tiny_bundle.sha256
     warmer = dataclasses.replace(tiny_description(), temperature=1.6)
-    assert write_bundle(tmp_path / "warmer", warmer, arrays, None, "").sha256 != tiny_bundle.sha256
+    assert write_bundle(tmp_path / "warmer", warmer, arrays, {}, "").sha256 != tiny_bundle.sha256
     arrays["scaler/std"][0] = 11
-    assert write_bundle(tmp_path / "std", tiny_description(), arrays, None, "").sha256 != tiny_bundle.sha256
+    assert write_bundle(tmp_path / "std", tiny_description(), arrays, {}, "").sha256 != tiny_bundle.sha256
 
 
 def test_replaced_weights_are_noticed(folder):
@@ -166,7 +167,7 @@ def test_a_missing_key_is_told(folder, key):
 
 def test_pickled_arrays_are_never_loaded(tmp_path):
     arrays = tiny_arrays() | {"emotion/000": np.array([{"a": "program"}], dtype=object)}
-    bundle = write_bundle(tmp_path / "pickled", tiny_description(), arrays, None, "")
+    bundle = write_bundle(tmp_path / "pickled", tiny_description(), arrays, {}, "")
     with pytest.raises(BundleError, match=r"weights\.npz: not a file of plain arrays"):
         read_weights(bundle)
 
@@ -243,7 +244,7 @@ def test_a_bundle_is_found_by_folder_and_by_name(tiny_bundle, monkeypatch):
 def test_bundles_that_the_package_carries_come_before_the_users(tiny_bundle, tmp_path, monkeypatch):
     carried = tmp_path / "carried"
     other = dataclasses.replace(tiny_description(), temperature=2.0)
-    write_bundle(carried / "tiny", other, tiny_arrays(), None, "")
+    write_bundle(carried / "tiny", other, tiny_arrays(), {}, "")
     monkeypatch.setattr(bundles, "carried_folders", lambda: [carried])
     users = tiny_bundle.folder.parent
     assert find_bundle("tiny", [users]).temperature == 2.0

@@ -213,11 +213,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, clips: list[Clip]) -> Bundle:
     """The tiny bundle with a model for each of two folds."""
     arrays = tiny_arrays()
-    folds = {}
-    for fold in range(2):
-        folds |= named_weights(str(fold), emotion_weights(tiny_bundle.features, 20 + fold))
-        folds |= {f"scaler_{part}/{fold}": arrays[f"scaler/{part}"] for part in ("mean", "std")}
-        folds[f"temperature/{fold}"] = np.array([1.5 + fold], np.float32)
+    scaler = {name: array for name, array in arrays.items() if name.startswith("scaler/")}
+    folds = {
+        str(fold): named_weights("emotion", emotion_weights(tiny_bundle.features, 20 + fold))
+        | scaler
+        | {"temperature": np.array([1.5 + fold], np.float32)}
+        for fold in range(2)
+    }
     history = {"0": {"loss": [1.7, 1.5, 1.4], "val_loss": [1.6, 1.55, 1.58]}, "1": {"loss": [1.7], "val_loss": [1.6]}}
     training = {"recipe": "tiny", "seed": 7, "folds": [0, 1], "gate_held_out_fold": 1, "history": history}
     training |= {
@@ -239,14 +241,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, clips:
 
 @pytest.fixture(scope="module")
 def models(bundle: Bundle) -> Iterator[dict[str, Model]]:
-    """Its two fold models, loaded once for all tests: evaluate.fold_model gives these."""
-    loaded = {str(fold): evaluate.fold_model(bundle, str(fold)) for fold in range(2)}
+    """Its two split models, loaded once for all tests: evaluate.split_model gives these."""
+    loaded = {str(fold): evaluate.split_model(bundle, str(fold)) for fold in range(2)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "fold_model", lambda own, name: loaded[name] if own == bundle else FOLD_MODEL(own, name))
+        known = lambda own, name: loaded[name] if own == bundle else SPLIT_MODEL(own, name)  # noqa: E731
+        patch.setattr(measure, "split_model", known)
         yield loaded
 
 
-FOLD_MODEL = evaluate.fold_model
+SPLIT_MODEL = evaluate.split_model
 
 
 @pytest.fixture(scope="module")
@@ -631,13 +634,13 @@ def test_wrong_options_are_told_before_anything_starts(tiny_bundle, corpora, cap
     assert words in err
 
 
-def test_a_bundle_without_fold_models_cannot_be_evaluated(tiny_bundle, clips, tmp_path):
-    with pytest.raises(ConfigError, match="tiny: it carries no fold models"):
-        evaluate.fold_model(tiny_bundle, "0")
-    with pytest.raises(ConfigError, match="tiny: it carries no fold models"):
+def test_a_bundle_without_split_models_cannot_be_evaluated(tiny_bundle, clips, tmp_path):
+    with pytest.raises(ConfigError, match="tiny: it carries no split models"):
+        evaluate.split_model(tiny_bundle, "0")
+    with pytest.raises(ConfigError, match="tiny: it carries no split models"):
         evaluate.evaluate_bundle(tiny_bundle, clips)
 
 
 def test_a_split_without_a_model_is_told(bundle):
-    with pytest.raises(ConfigError, match=r"folds\.npz has no model of fold 7"):
-        FOLD_MODEL(bundle, "7")
+    with pytest.raises(ConfigError, match=r"carries no split models \(split-7\.npz\)"):
+        SPLIT_MODEL(bundle, "7")

@@ -252,7 +252,7 @@ def test_a_killed_run_goes_on_from_its_windows_its_finished_fits_and_the_others_
 
 def test_a_run_undisturbed_and_in_worker_processes_ends_in_the_same_weights(run, recipe, data, tmp_path):
     bundle = training.train(recipe, data, tmp_path / "tiny", lambda line: None, workers=2)
-    for file in ("weights.npz", "folds.npz"):
+    for file in ("weights.npz", "split-0.npz", "split-1.npz"):
         ours, theirs = read_weights(bundle, file), read_weights(run.bundle, file)
         assert ours.keys() == theirs.keys()
         for name in ours:
@@ -355,15 +355,14 @@ def test_windows_that_hold_one_clip_are_shared_by_protocols_and_are_the_same(rec
     assert np.array_equal(made[0], made[-1])
 
 
-def test_a_fold_model_carries_its_own_weights_and_scaler_and_the_shared_gate(run):
-    own = read_weights(run.bundle)
-    folds = read_weights(run.bundle, "folds.npz")
-    assert {name.split("/")[0] for name in folds} == {"0", "1", "temperature", "scaler_mean", "scaler_std"}
-    assert not np.array_equal(folds["0/000"], folds["1/000"])
-    assert not np.array_equal(folds["scaler_std/0"], folds["scaler_std/1"])
-    assert not np.array_equal(folds["0/000"], own["emotion/000"])
-    with pytest.raises(ConfigError, match=r"folds\.npz has no model of fold 7"):
-        evaluate.fold_model(run.bundle, "7")
+def test_a_split_model_carries_its_own_weights_and_scaler_and_the_shared_gate(run):
+    own, first, second = (read_weights(run.bundle, f"{name}.npz") for name in ("weights", "split-0", "split-1"))
+    assert first.keys() == second.keys() == {name for name in own if "gate/" not in name} | {"temperature"}
+    assert not np.array_equal(first["emotion/000"], second["emotion/000"])
+    assert not np.array_equal(first["scaler/std"], second["scaler/std"])
+    assert not np.array_equal(first["emotion/000"], own["emotion/000"])
+    with pytest.raises(ConfigError, match=r"carries no split models \(split-7\.npz\)"):
+        evaluate.split_model(run.bundle, "7")
 
 
 def test_a_bundle_says_what_was_drawn_and_how_it_went(run):
@@ -377,9 +376,9 @@ def test_a_bundle_says_what_was_drawn_and_how_it_went(run):
     assert (training_of["protocol"], training_of["left_out"]) == ("speaker-folds", 0)
 
 
-def test_a_bundle_without_fold_models_cannot_be_evaluated(tiny_bundle):
-    with pytest.raises(ConfigError, match="tiny: it carries no fold models"):
-        evaluate.fold_model(tiny_bundle, "0")
+def test_a_bundle_without_split_models_cannot_be_evaluated(tiny_bundle):
+    with pytest.raises(ConfigError, match="tiny: it carries no split models"):
+        evaluate.split_model(tiny_bundle, "0")
 
 
 @pytest.mark.parametrize(
@@ -552,13 +551,12 @@ def tuned(run, recipe, data, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 
 def test_a_fit_starts_where_the_other_bundle_ended_each_split_where_its_own_clips_were_not_heard(run, tuned):
-    for file, names in (("folds.npz", ("0", "1")), ("weights.npz", ("emotion",))):
+    for file in ("split-0.npz", "split-1.npz", "weights.npz"):
         ours, theirs = read_weights(tuned, file), read_weights(run.bundle, file)
-        for name in names:
-            kernel, bias = sorted(key for key in theirs if key.startswith(f"{name}/"))[-2:]
-            np.testing.assert_allclose(ours[f"{name}/000"], theirs[f"{name}/000"], atol=1e-5)
-            np.testing.assert_allclose(ours[kernel][:, 1:], theirs[kernel], atol=1e-3)  # the labels they share
-            assert ours[bias].shape == (7,)
+        kernel, bias = sorted(name for name in theirs if name.startswith("emotion/"))[-2:]
+        np.testing.assert_allclose(ours["emotion/000"], theirs["emotion/000"], atol=1e-5)
+        np.testing.assert_allclose(ours[kernel][:, 1:], theirs[kernel], atol=1e-3)  # the labels they share
+        assert ours[bias].shape == (7,)
 
 
 def test_what_the_other_bundle_was_calibrated_on_stays_for_that(run, tuned):

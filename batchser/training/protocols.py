@@ -34,7 +34,7 @@ _SAME_SPEAKERS: Final[Mapping[str, str]] = {"RAVDESS-song": "RAVDESS"}
 #: Speakers without a fold are dealt into so many where neither the clips nor the recipe name any.
 _LEAST_FOLDS: Final = 2
 #: Names of a bundle's other networks.
-_RESERVED: Final = ("gate", "shipped", "emotion", "scaler", "scaler_mean", "scaler_std", "temperature")
+_RESERVED: Final = ("gate", "shipped")
 _KEY: Final = 12  # characters of a fingerprint that stand for a speaker or a clip
 
 

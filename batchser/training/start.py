@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from batchser.bundle import Bundle, find_bundle, read_weights
+from batchser.bundle import Bundle, find_bundle, read_weights, split_file
 from batchser.errors import ConfigError
 from batchser.records import FloatArray
 from batchser.training import evaluate, protocols
@@ -77,13 +77,11 @@ class Base:
 
     def start(self, model: str, labels: Sequence[str]) -> Start:
         """Read one of the bundle's models for a network of ``labels``."""
-        arrays = read_weights(self.bundle, "weights.npz" if model == SHIPPED else "folds.npz")
-        prefix, scaler = ("emotion", "scaler/{}") if model == SHIPPED else (model, f"scaler_{{}}/{model}")
-        weights = [arrays[name] for name in sorted(arrays) if name.startswith(f"{prefix}/")]
+        arrays = read_weights(self.bundle, "weights.npz" if model == SHIPPED else split_file(model))
+        weights = [arrays[name] for name in sorted(arrays) if name.startswith("emotion/")]
         own = self.bundle.labels
         columns = tuple(own.index(label) if label in own else -1 for label in labels)
-        mean, std = (arrays[scaler.format(part)] for part in ("mean", "std"))
-        return Start(f"{self.bundle.sha256}/{model}", weights, mean, std, columns)
+        return Start(f"{self.bundle.sha256}/{model}", weights, arrays["scaler/mean"], arrays["scaler/std"], columns)
 
 
 def open_base(recipe: Recipe, search: Sequence[Path] = ()) -> Base | None:

@@ -110,9 +110,7 @@ def train(
     threshold = scores.choose_threshold(predictions, recipe.kept_share)
     draft = replace(draft, temperature=shipped.temperature, abstain_threshold=threshold)
     weights = gate | _arrays(shipped)
-    split_weights: dict[str, FloatArray] = {}
-    for split in lessons.splits:
-        split_weights |= evaluate.split_arrays(split.name, fitted[split.name])
+    split_weights = {split.name: _split_arrays(fitted[split.name]) for split in lessons.splits}
     bundle = write_bundle(work / "unscored", draft, weights, split_weights, card="")
     options = options or evaluate.EvaluateOptions()
     found = evaluate.evaluate_bundle(bundle, lessons.clips, calls, options, predictions=predictions, report=report)
@@ -211,6 +209,11 @@ def tell_left_out(read: CorpusRead, silent: Sequence[Any], report: Report) -> No
 def _arrays(fitted: Fitted) -> dict[str, FloatArray]:
     """Name an emotion network's arrays as weights.npz has them."""
     return named_weights("emotion", fitted.weights) | {"scaler/mean": fitted.mean, "scaler/std": fitted.std}
+
+
+def _split_arrays(fitted: Fitted) -> dict[str, FloatArray]:
+    """Name a split model's arrays as its split-K.npz has them."""
+    return _arrays(fitted) | {"temperature": np.array([fitted.temperature], np.float32)}
 
 
 def _score_split(

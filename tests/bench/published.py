@@ -263,7 +263,7 @@ def points_between(one: Path, other: Path, data: Path) -> str:
         bundle = open_bundle(folder)
         clips = evaluate.read_clips(bundle, data).clips
         splits = evaluate.bundle_splits(bundle, clips)
-        parts = [evaluate.score_split(clips, s, evaluate.fold_model(bundle, s.name), click.echo) for s in splits]
+        parts = [evaluate.score_split(clips, s, evaluate.split_model(bundle, s.name), click.echo) for s in splits]
         found.append(scores.join(parts))
     if not np.array_equal(*(part.truth for part in found)) or not np.array_equal(*(part.speakers for part in found)):
         raise click.UsageError(f"--paired: {one.name} and {other.name} were not tested on the same clips")

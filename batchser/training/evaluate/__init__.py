@@ -6,10 +6,9 @@ too; ``scores`` are the figures, ``report``, ``pictures`` and ``card`` show them
 
 from batchser.training.evaluate.held_out import (
     bundle_splits,
-    fold_model,
     protocol_of,
     read_clips,
-    split_arrays,
+    split_model,
     unheard_by,
 )
 from batchser.training.evaluate.measure import (
@@ -25,11 +24,10 @@ __all__ = [
     "bundle_splits",
     "choose_degradations",
     "evaluate_bundle",
-    "fold_model",
     "protocol_of",
     "read_clips",
     "score_clips",
     "score_split",
-    "split_arrays",
+    "split_model",
     "unheard_by",
 ]

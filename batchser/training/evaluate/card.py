@@ -121,7 +121,7 @@ def _making(bundle: Bundle) -> str:
         Probabilities are calibrated by a temperature ({bundle.temperature:.2f}){offsets} on clips not trained on; below
         a confidence of {bundle.abstain_threshold:.3f} the model abstains. That threshold was chosen on the same
         held-out predictions that are scored here.""",
-        f"""`folds.npz` has the models behind these scores, one for each split of the protocol. {shipped}
+        f"""The files `split-….npz` have the models behind these scores, one for each split of the protocol. {shipped}
         The gate was taught without {unheard}{music}; it
         has heard the speakers of all other clips.""",
     )

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from batchser.bundle import Bundle, named_weights, read_weights
+from batchser.bundle import Bundle, read_weights, split_file
 from batchser.errors import ConfigError
-from batchser.records import FloatArray
 from batchser.scoring import Model
 from batchser.training import protocols
 from batchser.training.corpora import Clip, CorpusRead, LabelOptions, clips_key, read_corpora
-from batchser.training.fit import Fitted
 from batchser.training.protocols import Split
 
 #: The line of a model whose recipe names no other.
@@ -49,7 +45,7 @@ def bundle_splits(bundle: Bundle, clips: Sequence[Clip]) -> list[Split]:
     ConfigError : the bundle carries no split models; the clips are dealt into other splits than in its training, so
         that a model would be tested on what it has heard
     """
-    _require_split_models(bundle)
+    _require_split_models(bundle, list(bundle.training.get("held_out", ())))
     training, protocol = bundle.training, protocol_of(bundle)
     found = protocols.splits(
         clips,
@@ -91,33 +87,23 @@ def windows_are_clips(bundle: Bundle) -> bool:
     return bool(windows.get("cut", "call") == "clip")
 
 
-def split_arrays(name: str, fitted: Fitted) -> dict[str, FloatArray]:
-    """Name a split model's arrays as folds.npz has them: ``NAME/000`` …, its scaler and its temperature."""
-    return named_weights(name, fitted.weights) | {
-        f"scaler_mean/{name}": fitted.mean,
-        f"scaler_std/{name}": fitted.std,
-        f"temperature/{name}": np.array([fitted.temperature], np.float32),
-    }
-
-
-def fold_model(bundle: Bundle, name: str) -> Model:
+def split_model(bundle: Bundle, name: str) -> Model:
     """Load the model of one split (a fold): the bundle with the weights that never saw the split's test clips.
 
     Raises
     ------
     ConfigError : the bundle carries no such model
     """
-    _require_split_models(bundle)
-    arrays = read_weights(bundle, "folds.npz")
-    own = {f"emotion/{key[len(name) + 1 :]}": array for key, array in arrays.items() if key.startswith(f"{name}/")}
-    if not own:
-        raise ConfigError(f"bundle {bundle.name}: folds.npz has no model of fold {name}")
-    scaler = {f"scaler/{part}": arrays[f"scaler_{part}/{name}"] for part in ("mean", "std")}
-    draft = replace(bundle, temperature=float(arrays[f"temperature/{name}"][0]))
+    _require_split_models(bundle, [name])
+    arrays = read_weights(bundle, split_file(name))
+    draft = replace(bundle, temperature=float(arrays.pop("temperature")[0]))
     gate = {key: array for key, array in read_weights(bundle).items() if key.startswith("gate/")}
-    return Model(draft, gate | own | scaler)
+    return Model(draft, gate | arrays)
 
 
-def _require_split_models(bundle: Bundle) -> None:
-    if bundle.folder is None or not (bundle.folder / "folds.npz").is_file():
-        raise ConfigError(f"bundle {bundle.name}: it carries no fold models (folds.npz); train it again to evaluate it")
+def _require_split_models(bundle: Bundle, names: Collection[str]) -> None:
+    folder = bundle.folder
+    lacking = [split_file(name) for name in names if folder is None or not (folder / split_file(name)).is_file()]
+    if lacking or not names:
+        files = f" ({', '.join(lacking)})" if lacking else ""
+        raise ConfigError(f"bundle {bundle.name}: it carries no split models{files}; train it again to evaluate it")

@@ -33,9 +33,9 @@ from batchser.training.evaluate.held_out import (
     CLEAN_LINE,
     TELEPHONE_LINE,
     bundle_splits,
-    fold_model,
     line_of,
     protocol_of,
+    split_model,
     windows_are_clips,
 )
 from batchser.training.evaluate.scores import Predictions
@@ -188,7 +188,7 @@ def evaluate_bundle(
 
     Parameters
     ----------
-    bundle : written, with its folds.npz
+    bundle : written, with its split models
     clips : the bundle's corpora, as they were read for its training
     calls : folders of composed calls, each of the test speakers of one split
     options : the table of degradations
@@ -206,7 +206,7 @@ def evaluate_bundle(
     """
     found = bundle_splits(bundle, clips)
     owners = {folder: composed.find_split(folder, clips, found) for folder in calls}  # before anything takes long
-    model_of = functools.cache(functools.partial(fold_model, bundle))
+    model_of = functools.cache(functools.partial(split_model, bundle))
     if predictions is None:
         predictions = scores.join([score_split(clips, split, model_of(split.name), report) for split in found])
     result: dict[str, Any] = {
