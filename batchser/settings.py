@@ -46,7 +46,8 @@ class FeatureSettings:
     """How a window becomes features; kept in the model bundle, which always wins.
 
     The defaults are those of the telephone models: 3 s at 8 kHz, 64 ms frames every 16 ms, 64 mel bands over what a
-    telephone lets through. ``centred`` (log-mel only) takes out level and the line's colour: see features.centre.
+    telephone lets through. ``centred`` (log-mel only) takes out level, and with it the colour of voice and line unless
+    ``keep_colour``: see features.centre.
     ``taper`` is the window function of a frame, ``taper_samples`` long in its middle (0: as long as the frame).
     ``below_peak`` gives mel in dB below the window's loudest, not below full scale.
     ``steps`` averages the frames inside a window over so many equal stretches (0: frames as they are; 1: their mean).
@@ -70,6 +71,7 @@ class FeatureSettings:
     contrast_min_hz: float = 200.0
     top_db: float = 80.0
     centred: bool = True
+    keep_colour: bool = False
     active_db: float = 25.0
     floor_db: float = 55.0
     centred_min_db: float = -30.0
@@ -94,6 +96,8 @@ class FeatureSettings:
             )
         if self.centred and tuple(self.names) != ("mel",):
             faults.append(f"features.centred: received true with names {self.names!r}; it is for mel alone")
+        if self.keep_colour and not self.centred:
+            faults.append("features.keep_colour: received true without centred; features that are not centred keep it")
         if self.mel_max_hz > self.rate_hz / 2:
             faults.append(f"features.mel_max_hz: {self.mel_max_hz} Hz lies above half of the rate {self.rate_hz} Hz")
         if self.contrast_min_hz * 2 ** (self.num_contrast_bands - 1) >= self.rate_hz / 2:
@@ -121,6 +125,11 @@ class FeatureSettings:
     def of_windows(self) -> bool:
         """Whether the features are statistics of whole windows, and not of frames."""
         return self.names[0] in WINDOW_FEATURE_NAMES
+
+    @property
+    def around_zero(self) -> bool:
+        """Whether every feature lies around 0 in speech, so that a scaler need not take its mean out."""
+        return self.centred and not self.keep_colour
 
     @property
     def num_steps(self) -> int:

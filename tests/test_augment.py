@@ -106,6 +106,29 @@ def test_a_band_keeps_what_is_inside():
     assert low < 0.02 * inside
 
 
+@pytest.mark.parametrize(
+    ("hz", "db"), [(250, -6), (1000, 0), (2000, 3), (3000, 3 * np.log2(3)), (50, 3 * np.log2(0.1))]
+)
+def test_a_handset_colours_by_the_octave(hz, db):
+    tone = np.sin(2 * np.pi * hz * np.arange(RATE_HZ) / RATE_HZ).astype(np.float32)
+    coloured = line.colour(tone, RATE_HZ, 3.0)
+    assert (coloured.shape, coloured.dtype) == (tone.shape, tone.dtype)
+    assert power_db(coloured) - power_db(tone) == pytest.approx(db, abs=0.01)
+
+
+def test_a_line_has_a_handsets_colour_on_request_only():
+    plain = AugmentSettings(
+        band_pass_probability=0, noise_probability=0, packet_loss_probability=0, level_db=(0, 0), codecs={"pcm16": 1}
+    )
+    bright = dataclasses.replace(plain, colour_db=(3.0, 3.0))
+    samples = speechlike(1.0, 4)
+    as_is, coloured = (
+        augment.telephone(np.random.default_rng(1), samples, RATE_HZ, settings) for settings in (plain, bright)
+    )
+    np.testing.assert_allclose(as_is, samples, atol=1e-3)
+    np.testing.assert_allclose(coloured, line.colour(samples, RATE_HZ, 3.0), atol=1e-3)
+
+
 def test_a_level_is_the_one_asked_for_and_silence_stays_silent():
     assert power_db(line.scale_to(speechlike(1.0, 4), -26.0)) == pytest.approx(-26, abs=0.01)
     assert not line.scale_to(silence(1), -26.0).any()

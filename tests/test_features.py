@@ -103,6 +103,19 @@ def test_level_and_colour_are_taken_out():
     np.testing.assert_allclose(level_below_peak(loud, frames, 80.0), level_below_peak(quiet, frames, 80.0), atol=1e-3)
 
 
+def test_colour_is_kept_on_request_and_level_taken_out_all_the_same():
+    kept, settings = FeatureSettings(keep_colour=True, centred_min_db=-45.0), FeatureSettings()
+    assert (kept.around_zero, settings.around_zero) == (False, True)
+    windows = speechlike(settings, 2)
+    frames = np.full(2, settings.num_frames, np.int32)
+    quiet, loud = (extract(windows * gain, kept).mel_db for gain in (0.25, 4.0))
+    np.testing.assert_allclose(centre(loud, frames, kept), centre(quiet, frames, kept), atol=0.02)
+    brighter = quiet + np.linspace(-6, 6, 64, dtype=np.float32)
+    slope = np.polyfit(np.arange(64), (centre(brighter, frames, kept) - centre(quiet, frames, kept)).mean((0, 1)), 1)[0]
+    assert slope == pytest.approx(12 / 63, rel=0.2)
+    assert np.abs(centre(brighter, frames, settings) - centre(quiet, frames, settings)).mean() < 0.5
+
+
 def test_padding_and_silence_are_outside_the_mean():
     settings = FeatureSettings()
     windows = speechlike(settings, 1)
@@ -237,6 +250,7 @@ def test_prosody_without_praat_is_told_before_anything_starts(monkeypatch):
         ({"taper": "kaiser"}, "features.taper: received 'kaiser', expected one of hann, hamming"),
         ({"taper_samples": 600}, r"features.taper_samples: received 600, expected 0 to fft_samples \(512\)"),
         ({"steps": 4}, "features.steps: received 4"),
+        ({"centred": False, "keep_colour": True}, "features.keep_colour: received true without centred"),
     ],
 )
 def test_features_that_contradict_each_other_are_told(changes, sentence):

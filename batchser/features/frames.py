@@ -229,6 +229,9 @@ def frames_inside(num_samples: IntArray, settings: FeatureSettings) -> IntArray:
 def centre(mel_db: FloatArray, num_frames: IntArray, settings: FeatureSettings) -> FloatArray:
     """Take level and the line's colour out of log-mel: each band relative to its mean over the speech, (B, T, F).
 
+    With ``keep_colour`` all bands are relative to one mean, and level alone is taken out: who speaks up speaks
+    brighter, which a band's own mean would hide.
+
     The mean is over active frames only, those whose loudest band lies within ``active_db`` of the window's: however
     much of a window is silence, the same speech looks the same. What lies more than ``floor_db`` under the window's
     peak counts as that, and nothing falls below ``centred_min_db``, so that a noisy line's silence looks like a clean
@@ -242,6 +245,8 @@ def centre(mel_db: FloatArray, num_frames: IntArray, settings: FeatureSettings) 
     floored = np.where(inside[:, :, None], np.maximum(mel_db, floor), floor)
     count = np.maximum(active.sum(axis=1), 1).astype(np.float32)
     mean = np.einsum("btf,bt->bf", floored, active.astype(np.float32)) / count[:, None]
+    if settings.keep_colour:
+        mean = mean.mean(axis=1, keepdims=True)
     centred = floored - mean[:, None, :].astype(np.float32)
     return np.asarray(np.maximum(centred, np.float32(settings.centred_min_db)), np.float32)
 

@@ -28,7 +28,7 @@ from batchser.errors import AudioError, ConfigError
 from batchser.records import FloatArray, Recording
 from batchser.settings import LimitSettings
 from batchser.training.augment import codecs
-from batchser.training.augment.line import active_level_dbfs, add_noise, band_pass, lose_packets, scale_to
+from batchser.training.augment.line import active_level_dbfs, add_noise, band_pass, colour, lose_packets, scale_to
 from batchser.training.augment.settings import AugmentSettings
 from batchser.training.augment.sounds import coloured_noise
 from batchser.training.augment.voices import Voice
@@ -120,7 +120,8 @@ def telephone(
     settings: AugmentSettings | None = None,
     sounds: Sounds | None = None,
 ) -> FloatArray:
-    """Send samples down a random line: room, sounds behind the voice, band, line noise, lost packets, level, codec.
+    """Send samples down a random line: room, sounds behind the voice, the handset's colour, band, line noise, lost
+    packets, level, codec.
 
     About 4 ms for 3 s at 8 kHz with the default settings. Noise is set against the active level of what is heard, or
     against a usual voice's where nothing is: a silent line hisses too. Noise and music of ``sounds`` are added only
@@ -151,6 +152,8 @@ def telephone(
     ):
         if pool and rng.random() < probability:
             samples = add_noise(samples, excerpt(rng, pool, samples.size), rng.uniform(*snr_db), rate_hz)
+    if any(settings.colour_db):
+        samples = colour(samples, rate_hz, rng.uniform(*settings.colour_db))
     if rng.random() < settings.band_pass_probability:
         high_hz = min(rng.uniform(*settings.high_hz), 0.49 * rate_hz)
         samples = band_pass(samples, rate_hz, rng.uniform(*settings.low_hz), high_hz)

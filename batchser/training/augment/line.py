@@ -9,12 +9,14 @@ import functools
 from typing import Final
 
 import numpy as np
+import scipy.fft
 import scipy.signal
 
 from batchser.records import FloatArray
 
 _FRAME_S: Final = 0.02  # a packet of G.711 over RTP, and the step in which activity is measured
 _ACTIVE_MARGIN_DB: Final = 15.9  # ITU-T P.56
+_LOWEST_HZ: Final = 100.0  # of a handset's slope
 
 
 def band_pass(samples: FloatArray, rate_hz: int, low_hz: float = 300.0, high_hz: float = 3400.0) -> FloatArray:
@@ -25,6 +27,13 @@ def band_pass(samples: FloatArray, rate_hz: int, low_hz: float = 300.0, high_hz:
 @functools.lru_cache(maxsize=8)
 def _sections(rate_hz: int, low_hz: float, high_hz: float) -> FloatArray:
     return np.asarray(scipy.signal.butter(4, [low_hz, high_hz], "bandpass", fs=rate_hz, output="sos"))
+
+
+def colour(samples: FloatArray, rate_hz: int, db_per_octave: float) -> FloatArray:
+    """Raise what lies above 1 kHz and lower what lies below, by so much an octave, down to 100 Hz: (n,) → (n,)."""
+    frequencies = np.maximum(np.fft.rfftfreq(samples.size, 1 / rate_hz), _LOWEST_HZ)
+    gains = 10 ** (db_per_octave / 20 * np.log2(frequencies / 1000))
+    return np.asarray(scipy.fft.irfft(scipy.fft.rfft(samples) * gains, samples.size), np.float32)
 
 
 def scale_to(samples: FloatArray, level_dbfs: float) -> FloatArray:
