@@ -31,7 +31,20 @@ from batchser.training.corpora import Clip, find_audio
 from batchser.training.distil import Teaching, taught_targets
 from batchser.training.emotion_lesson import TrainingSet, teacher_jobs
 from batchser.training.examples import GateSounds, emotion_window, gate_window, make_take, place, running_sum
-from batchser.training.fit import Fitted, Start, Task, calibrate, draw_order, mask, mix, rounded, seeded, warp
+from batchser.training.fit import (
+    Examples,
+    Fitted,
+    Start,
+    Task,
+    calibrate,
+    draw_order,
+    fit,
+    mask,
+    mix,
+    rounded,
+    seeded,
+    warp,
+)
 from batchser.training.gate_lesson import gate_weights, split_music
 from batchser.training.protocols import Split
 from batchser.training.recipe import FitSettings, read_recipe
@@ -849,6 +862,28 @@ def test_calibration_undoes_overconfidence_and_a_label_said_too_often():
     temperature, offsets = calibrate((3 * logits + [3, 0, 0, 0]).astype(np.float32), truth)
     assert temperature == pytest.approx(3, rel=0.1)
     np.testing.assert_allclose(offsets - offsets[1:].mean(), [-1, 0, 0, 0], atol=0.15)
+
+
+def test_the_scaler_is_found_on_all_copies_of_an_example():
+    rng = np.random.default_rng(0)
+    inputs = np.stack([np.zeros((40, 4, 3)), rng.normal(6, 1, (40, 4, 3))], axis=1).astype(np.float16)
+    examples = Examples(inputs, np.eye(2, dtype=np.float32)[np.arange(40) % 2])
+    settings = FitSettings(epochs=1, batch_size=10, frequency_mask=0, time_mask=0)
+    network, rows = NetworkSpec("dense-stack", {"units": [4]}), np.arange(40, dtype=np.int32)
+    fitted = fit(examples, Task("0", rows[:30], rows[30:], network, 2, settings, 1, remove_mean=True), [].append)
+    np.testing.assert_allclose(fitted.mean, 3, atol=1)
+    np.testing.assert_allclose(fitted.std, 3, atol=0.5)
+
+
+def test_calibration_counts_every_label_of_every_group_alike():
+    rng = np.random.default_rng(2)
+    logits = rng.standard_normal((900, 3)).astype(np.float32)
+    groups = (np.arange(900) >= 700).astype(np.int32)[:, None]
+    truth = (logits + rng.standard_normal((900, 3)) + [0.0, 1.0, 0.0] * groups).argmax(axis=1)
+    more = np.concatenate([np.arange(900), *[np.arange(700, 900)] * 4])  # the small group five times
+    once, often = (calibrate(logits[rows], truth[rows], groups[rows])[1] for rows in (np.arange(900), more))
+    np.testing.assert_allclose(often, once, atol=1e-3)
+    assert np.abs(calibrate(logits[more], truth[more])[1] - calibrate(logits, truth)[1]).max() > 0.05
 
 
 def test_calibration_leaves_a_label_that_it_has_no_examples_of_as_it_is():

@@ -251,12 +251,15 @@ class _Fit:
     score: Network = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find the scaler on training examples alone, or take the one of the start."""
+        """Find the scaler on training examples alone, on all of their copies, or take the one of the start."""
         if self.start is not None:
             self.network.set_weights(self.start.weights_for(self.network))
         rng = np.random.default_rng([self.task.seed, 4])
         some = np.sort(rng.choice(self.task.train, min(_SCALER_CLIPS, len(self.task.train)), replace=False))
-        values = np.asarray(self.examples.inputs[some, 0], np.float32).reshape(-1, self.examples.inputs.shape[-1])
+        inputs = self.examples.inputs
+        # Of all kinds: the first copy may be the only one without noise, and noise far outside its deviation.
+        copies = rng.integers(0, inputs.shape[1], len(some))
+        values = np.asarray(inputs[some, copies], np.float32).reshape(-1, inputs.shape[-1])
         self.mean = (values.mean(axis=0) if self.task.remove_mean else np.zeros(values.shape[1])).astype(np.float32)
         self.std = np.maximum(values.std(axis=0), 1e-3).astype(np.float32)
         if self.start is not None:
@@ -376,7 +379,10 @@ class _Fit:
         self.network.set_weights([rounded(np.asarray(w, np.float32)) for w in self.network.get_weights()])
         logits, targets = self._validate()
         truth = targets.argmax(axis=-1)
-        temperature, offsets = calibrate(logits, truth, with_offsets=self.task.settings.label_offsets)
+        groups = self.examples.groups
+        if groups is not None:
+            groups = np.repeat(groups[self.task.valid], len(truth) // len(self.task.valid), axis=0)
+        temperature, offsets = calibrate(logits, truth, groups, with_offsets=self.task.settings.label_offsets)
         # (z + o·T) / T = z / T + o: the offsets become part of the last layer's bias.
         bias = self.network.get_layer("logits").bias
         bias.assign_add((offsets * temperature).astype(np.float32))
@@ -399,18 +405,21 @@ def rounded(weights: FloatArray) -> FloatArray:
     return ((bits + np.uint32(0x800)) & np.uint32(0xFFFFF000)).view(np.float32)
 
 
-def calibrate(logits: FloatArray, truth: IntArray, *, with_offsets: bool = True) -> tuple[float, FloatArray]:
+def calibrate(
+    logits: FloatArray, truth: IntArray, groups: IntArray | None = None, *, with_offsets: bool = True
+) -> tuple[float, FloatArray]:
     """Find the temperature and the offset of each label that make held-out truth likeliest.
 
-    Bias-corrected temperature scaling (Alexandari et al. 2020), every label counting the same, however many examples it
-    has: training windows and whole recordings are not alike, and a label would be said too often or too seldom. The
-    temperature lies within 0.3 to 5. Without offsets, and for chunks (logits of three axes), there is a temperature
-    alone, and every example counts the same.
+    Bias-corrected temperature scaling (Alexandari et al. 2020), every label of every group counting the same, however
+    many examples it has: training windows and whole recordings are not alike, and a label, or one that a small corpus
+    has to itself, would be said too often or too seldom. The temperature lies within 0.3 to 5. Without offsets, and for
+    chunks (logits of three axes), there is a temperature alone, and every example counts the same.
 
     Parameters
     ----------
     logits : float32 (n, L) or (n, chunks, L)
     truth : int (n,) or (n, chunks)
+    groups : int (n, g), as those of Examples, or None: one group
 
     Returns
     -------
@@ -423,7 +432,11 @@ def calibrate(logits: FloatArray, truth: IntArray, *, with_offsets: bool = True)
     flat, rows = logits.reshape(-1, size).astype(np.float64), truth.reshape(-1)
     counts = np.bincount(rows, minlength=size)
     with_offsets = with_offsets and logits.ndim == 2
-    weights = 1 / np.maximum(counts, 1)[rows] if with_offsets else np.ones(len(rows))
+    weights = np.ones(len(rows))
+    if with_offsets:
+        cells = rows[:, None] if groups is None else np.column_stack([rows, groups])
+        _, cell, sizes = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+        weights /= sizes[cell.reshape(-1)]
     weights /= weights.sum()
 
     def loss(at: npt.NDArray[np.float64]) -> float:
