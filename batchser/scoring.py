@@ -72,7 +72,7 @@ def _muted() -> Iterator[None]:
 class Model:
     """A bundle's two networks, ready to score. Make one a process with ``load_model``.
 
-    ``arrays`` are the bundle's own weights unless given (a fold's, a training run's).
+    ``arrays`` are the bundle's own weights unless given (a split's, a training run's).
 
     Raises
     ------
@@ -118,11 +118,11 @@ def _scaler(arrays: Mapping[str, FloatArray], num_features: int) -> tuple[FloatA
     try:
         mean, std = arrays["scaler/mean"], arrays["scaler/std"]
     except KeyError as error:
-        raise BundleError(f"weights.npz lacks {error}; train the bundle again") from error
+        raise BundleError(f"the weights lack {error}; train the bundle again") from error
     if mean.shape != (num_features,) or std.shape != (num_features,) or (std <= 0).any():
-        raise BundleError(f"weights.npz: the scaler has shape {mean.shape}, expected ({num_features},) with std > 0")
+        raise BundleError(f"weights: the scaler has shape {mean.shape}, expected ({num_features},) with std > 0")
     if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-        raise BundleError("weights.npz: the scaler holds values that are not finite; train the bundle again")
+        raise BundleError("weights: the scaler holds values that are not finite; train the bundle again")
     return mean, std
 
 

@@ -77,7 +77,11 @@ class FeatureSettings:
     centred_min_db: float = -30.0
 
     def __post_init__(self) -> None:
-        faults = []
+        faults = [
+            f"features.{name}: received {getattr(self, name)!r}, expected true or false"
+            for name in ("centred", "keep_colour", "below_peak")
+            if not isinstance(getattr(self, name), bool)
+        ]
         known = [set(FEATURE_NAMES), set(WINDOW_FEATURE_NAMES)]
         if not self.names or not any(set(self.names) <= each for each in known):
             faults.append(

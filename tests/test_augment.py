@@ -110,17 +110,21 @@ def test_a_band_keeps_what_is_inside():
     ("hz", "db"), [(250, -6), (1000, 0), (2000, 3), (3000, 3 * np.log2(3)), (50, 3 * np.log2(0.1))]
 )
 def test_a_handset_colours_by_the_octave(hz, db):
-    tone = np.sin(2 * np.pi * hz * np.arange(RATE_HZ) / RATE_HZ).astype(np.float32)
-    coloured = line.colour(tone, RATE_HZ, 3.0)
-    assert (coloured.shape, coloured.dtype) == (tone.shape, tone.dtype)
-    assert power_db(coloured) - power_db(tone) == pytest.approx(db, abs=0.01)
+    t = np.arange(RATE_HZ) / RATE_HZ
+    tones = (np.sin(2 * np.pi * 1000 * t) + np.sin(2 * np.pi * hz * t)).astype(np.float32)
+    coloured = line.colour(tones, RATE_HZ, 3.0)
+    assert (coloured.shape, coloured.dtype) == (tones.shape, tones.dtype)
+    assert power_db(coloured) == pytest.approx(power_db(tones), abs=0.01)  # as loud as before
+    at_hz, at_1000 = np.abs(np.fft.rfft(coloured))[[hz, 1000]]
+    assert 20 * np.log10(at_hz / at_1000) == pytest.approx(db, abs=0.01)
+    assert not line.colour(silence(0.1), RATE_HZ, 3.0).any()
 
 
 def test_a_line_has_a_handsets_colour_on_request_only():
     plain = AugmentSettings(
         band_pass_probability=0, noise_probability=0, packet_loss_probability=0, level_db=(0, 0), codecs={"pcm16": 1}
     )
-    bright = dataclasses.replace(plain, colour_db=(3.0, 3.0))
+    bright = dataclasses.replace(plain, colour_db_per_octave=(3.0, 3.0))
     samples = speechlike(1.0, 4)
     as_is, coloured = (
         augment.telephone(np.random.default_rng(1), samples, RATE_HZ, settings) for settings in (plain, bright)

@@ -102,6 +102,12 @@ def test_a_missing_file_is_told_by_its_name(folder):
         open_bundle(folder)
 
 
+def test_a_split_model_that_nothing_vouches_for_is_refused(folder):
+    np.savez_compressed(folder / "split-0.npz", **tiny_arrays())
+    with pytest.raises(BundleError, match=r"bundle\.json does not list split-0\.npz, so nothing vouches for it"):
+        open_bundle(folder)
+
+
 def test_a_folder_without_a_bundle_is_told(tmp_path):
     with pytest.raises(BundleError, match=r"no bundle\.json there; expected a model bundle as `batchser train` writes"):
         open_bundle(tmp_path)
@@ -208,7 +214,7 @@ def test_arrays_of_another_shape_are_refused(tiny_bundle):
         Model(tiny_bundle, arrays)
     with pytest.raises(BundleError, match="scaler"):
         Model(tiny_bundle, tiny_arrays() | {"scaler/std": np.ones(3, np.float32)})
-    with pytest.raises(BundleError, match=r"weights\.npz lacks 'scaler/mean'"):
+    with pytest.raises(BundleError, match=r"the weights lack 'scaler/mean'"):
         Model(tiny_bundle, {name: array for name, array in tiny_arrays().items() if name != "scaler/mean"})
 
 

@@ -15,7 +15,7 @@ from composed import make_calls, write_csv
 from conftest import LABELS, RATE_HZ, emotion_weights, silence, speechlike, tiny_arrays, write
 
 from batchser import cli
-from batchser.bundle import Bundle, named_weights, write_bundle
+from batchser.bundle import Bundle, find_bundle, named_weights, write_bundle
 from batchser.errors import ConfigError
 from batchser.pipeline import score_recordings
 from batchser.records import KINDS, MUSIC, SPEECH, Recording
@@ -632,6 +632,12 @@ def test_wrong_options_are_told_before_anything_starts(tiny_bundle, corpora, cap
     code, out, err = command(capfd, "--model", tiny_bundle.folder, "--data", corpora, *arguments)
     assert (code, out) == (2, "")
     assert words in err
+
+
+@pytest.mark.parametrize("name", ["telephone-6", "telephone-8"])
+def test_a_carried_bundles_card_is_what_its_scores_give(name):
+    carried = find_bundle(name)
+    assert (carried.folder / "README.md").read_text(encoding="utf-8") == card.render_card(carried)
 
 
 def test_a_bundle_without_split_models_cannot_be_evaluated(tiny_bundle, clips, tmp_path):

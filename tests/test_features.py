@@ -251,6 +251,7 @@ def test_prosody_without_praat_is_told_before_anything_starts(monkeypatch):
         ({"taper_samples": 600}, r"features.taper_samples: received 600, expected 0 to fft_samples \(512\)"),
         ({"steps": 4}, "features.steps: received 4"),
         ({"centred": False, "keep_colour": True}, "features.keep_colour: received true without centred"),
+        ({"keep_colour": "no"}, "features.keep_colour: received 'no', expected true or false"),
     ],
 )
 def test_features_that_contradict_each_other_are_told(changes, sentence):

@@ -19,13 +19,14 @@ from tiny_corpus import make_corpus
 
 import batchser
 from batchser import networks
-from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights
+from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights, write_bundle
 from batchser.errors import BatchserError, ConfigError
 from batchser.features import level_below_peak
 from batchser.records import KINDS, MUSIC, NOISE, SILENCE, SPEECH, TONE
 from batchser.scoring import Model, softmax
 from batchser.settings import FeatureSettings
 from batchser.training import compose, evaluate, fits, store
+from batchser.training import fit as fitting
 from batchser.training import train as training
 from batchser.training.corpora import Clip, find_audio
 from batchser.training.distil import Teaching, taught_targets
@@ -602,6 +603,22 @@ def test_speakers_that_the_other_bundle_has_heard_are_no_test(run, recipe, data)
     assert base.model_for(strangers, Split("1", fold[:0], fold), "speaker-folds") == "shipped"
 
 
+def test_a_bundle_of_before_split_files_scores_but_nothing_starts_from_it(run, recipe, data, tmp_path):
+    draft = dataclasses.replace(run.bundle, sha256="", folder=None)
+    older = write_bundle(tmp_path / "older", draft, read_weights(run.bundle), {}, "")
+    (older.folder / "folds.npz").write_bytes(b"")
+    assert Model(open_bundle(older.folder)).bundle == older
+    clips = evaluate.read_clips(older, data).clips
+    base = open_base(dataclasses.replace(recipe, start_from=str(older.folder)))
+    fold = np.array([k for k, clip in enumerate(clips) if clip.fold == 0])
+    for told in (
+        lambda: evaluate.evaluate_bundle(older, clips),
+        lambda: base.model_for(clips, Split("0", fold[:0], fold), "speaker-folds"),
+    ):
+        with pytest.raises(ConfigError, match=r"split-0\.npz.*an earlier batchser wrote them as folds\.npz"):
+            told()
+
+
 def test_whom_the_other_bundle_heard_is_known_over_generations(run, tuned):
     assert set(run.bundle.training["heard"]) <= set(tuned.training["heard"])
     assert len(tuned.training["heard"]) == 6
@@ -875,7 +892,21 @@ def test_the_scaler_is_found_on_all_copies_of_an_example():
     np.testing.assert_allclose(fitted.std, 3, atol=0.5)
 
 
-def test_calibration_counts_every_label_of_every_group_alike():
+def test_validation_windows_are_calibrated_on_with_their_clips_groups(monkeypatch):
+    seen = []
+    monkeypatch.setattr(fitting, "calibrate", lambda *given, **options: seen.append(given) or calibrate(*given))
+    rng, rows = np.random.default_rng(0), np.arange(12, dtype=np.int32)
+    groups = np.stack([rows % 2, rows % 3], axis=1)
+    targets = np.eye(2, dtype=np.float32)[rows % 2]
+    examples = Examples(rng.normal(0, 1, (12, 3, 4, 3)).astype(np.float16), targets, groups)
+    settings = FitSettings(epochs=1, batch_size=4, frequency_mask=0, time_mask=0, validation_copies=2)
+    fit(examples, Task("0", rows[:7], rows[7:], NetworkSpec("dense-stack", {"units": [4]}), 2, settings, 1), [].append)
+    ((_, truth, received),) = seen
+    assert truth.tolist() == [1, 1, 0, 0, 1, 1, 0, 0, 1, 1]
+    assert received.tolist() == [pair for pair in groups[7:].tolist() for _ in range(2)]
+
+
+def test_calibration_counts_groups_as_training_draws_them():
     rng = np.random.default_rng(2)
     logits = rng.standard_normal((900, 3)).astype(np.float32)
     groups = (np.arange(900) >= 700).astype(np.int32)[:, None]

@@ -230,7 +230,8 @@ def centre(mel_db: FloatArray, num_frames: IntArray, settings: FeatureSettings) 
     """Take level and the line's colour out of log-mel: each band relative to its mean over the speech, (B, T, F).
 
     With ``keep_colour`` all bands are relative to one mean, and level alone is taken out: who speaks up speaks
-    brighter, which a band's own mean would hide.
+    brighter, which a band's own mean would hide. ``floor_db`` is then the floor that counts: it lies some 15 dB under
+    that mean, where quiet bands lower it.
 
     The mean is over active frames only, those whose loudest band lies within ``active_db`` of the window's: however
     much of a window is silence, the same speech looks the same. What lies more than ``floor_db`` under the window's
@@ -258,7 +259,7 @@ def network_input(stack: FloatArray, num_frames: IntArray, settings: FeatureSett
     ----------
     stack : float32 (B, T, F), as ``extract`` gives it
     num_frames : int32 (B,), frames inside each window's true length
-    settings : ``centred`` and ``steps``
+    settings : ``steps``, and ``centred`` with all that ``centre`` goes by
 
     Returns
     -------

@@ -338,7 +338,7 @@ class _Fit:
     def save(self, path: Path) -> None:
         """Write the whole state beside ``path`` and move it there: plain arrays, no pickles."""
         arrays = {f"variable/{k:04d}": np.asarray(v) for k, v in enumerate(self._variables())}
-        arrays |= {f"best/{k:04d}": w for k, w in enumerate(self.best)}
+        arrays |= {f"best/{k:04d}": w for k, w in enumerate(self.best)} | {"mean": self.mean, "std": self.std}
         arrays |= {f"last/{e:04d}/{k:04d}": w for e, each in enumerate(self.last) for k, w in enumerate(each)}
         about = {
             "epoch": self.epoch,
@@ -357,6 +357,7 @@ class _Fit:
             about = json.loads(str(file["about"]))
             for k, variable in enumerate(self._variables()):
                 variable.assign(file[f"variable/{k:04d}"])
+            self.mean, self.std = file["mean"], file["std"]
             self.best = [file[name] for name in sorted(file.files) if name.startswith("best/")]
             self.last = [
                 [file[name] for name in sorted(file.files) if name.startswith(f"last/{e:04d}/")]
@@ -380,7 +381,7 @@ class _Fit:
         logits, targets = self._validate()
         truth = targets.argmax(axis=-1)
         groups = self.examples.groups
-        if groups is not None:
+        if groups is not None:  # the windows of a clip follow one another
             groups = np.repeat(groups[self.task.valid], len(truth) // len(self.task.valid), axis=0)
         temperature, offsets = calibrate(logits, truth, groups, with_offsets=self.task.settings.label_offsets)
         # (z + o·T) / T = z / T + o: the offsets become part of the last layer's bias.
@@ -410,16 +411,17 @@ def calibrate(
 ) -> tuple[float, FloatArray]:
     """Find the temperature and the offset of each label that make held-out truth likeliest.
 
-    Bias-corrected temperature scaling (Alexandari et al. 2020), every label of every group counting the same, however
-    many examples it has: training windows and whole recordings are not alike, and a label, or one that a small corpus
-    has to itself, would be said too often or too seldom. The temperature lies within 0.3 to 5. Without offsets, and for
-    chunks (logits of three axes), there is a temperature alone, and every example counts the same.
+    Bias-corrected temperature scaling (Alexandari et al. 2020). Examples count as training draws them: groups as
+    ``draw_order`` balances them, and without groups every label the same, however many examples it has: training
+    windows and whole recordings are not alike, and a label would be said too often or too seldom. The temperature lies
+    within 0.3 to 5. Without offsets, and for chunks (logits of three axes), there is a temperature alone, and every
+    example counts the same.
 
     Parameters
     ----------
     logits : float32 (n, L) or (n, chunks, L)
     truth : int (n,) or (n, chunks)
-    groups : int (n, g), as those of Examples, or None: one group
+    groups : int (n, g), as those of Examples, or None: the labels
 
     Returns
     -------
@@ -432,12 +434,9 @@ def calibrate(
     flat, rows = logits.reshape(-1, size).astype(np.float64), truth.reshape(-1)
     counts = np.bincount(rows, minlength=size)
     with_offsets = with_offsets and logits.ndim == 2
-    weights = np.ones(len(rows))
+    weights = np.full(len(rows), 1 / len(rows))
     if with_offsets:
-        cells = rows[:, None] if groups is None else np.column_stack([rows, groups])
-        _, cell, sizes = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-        weights /= sizes[cell.reshape(-1)]
-    weights /= weights.sum()
+        weights = chances(rows[:, None] if groups is None else groups)
 
     def loss(at: npt.NDArray[np.float64]) -> float:
         scores = flat / np.exp(at[0]) + (at[1:] if with_offsets else 0.0)
@@ -457,16 +456,24 @@ def calibrate(
 def draw_order(rng: np.random.Generator, rows: IntArray, groups: IntArray | None) -> IntArray:
     """One epoch's examples: every row once in a new order, or as many draws that take each group equally often.
 
-    ``groups`` int (n, g), over all examples, has a column for each kind of group. Chances are raked (Deming and Stephan
-    1940) until the groups of every kind come up equally often, as far as the examples allow it.
+    ``groups`` int (n, g), over all examples, has a column for each kind of group.
     """
     if groups is None:
         return rng.permutation(rows)
-    chances = np.full(len(rows), 1 / len(rows))
+    return rng.choice(rows, len(rows), p=chances(groups[rows]))
+
+
+def chances(groups: IntArray) -> npt.NDArray[np.float64]:
+    """Chances (n,) of examples in ``groups`` int (n, g), a column for each kind of group.
+
+    They are raked (Deming and Stephan 1940) until the groups of every kind come up equally often, as far as the
+    examples allow it.
+    """
+    found = np.full(len(groups), 1 / len(groups))
     for _ in range(_RAKINGS):
-        for column in groups[rows].T:
-            chances /= np.bincount(column, chances)[column]
-    return rng.choice(rows, len(rows), p=chances / chances.sum())
+        for column in groups.T:
+            found /= np.bincount(column, found)[column]
+    return np.asarray(found / found.sum())
 
 
 def warp(rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -12,7 +13,12 @@ from batchser.records import FloatArray, IntArray
 from batchser.settings import fingerprint_of
 from batchser.training.distil import Teaching, taught_targets
 from batchser.training.fit import Examples, Fitted, Start, Task, Watch, fit, tell_again
+from batchser.training.store import makers
 from batchser.training.workers import Report
+
+#: What decides how a fit ends, besides what is fitted.
+_SOURCES: Final = ("networks.py", "training/fit.py", "training/distil.py")
+_LIBRARIES: Final = ("numpy", "scipy", "keras", "tensorflow")
 
 
 def fit_or_take(
@@ -28,9 +34,11 @@ def fit_or_take(
 ) -> Fitted:
     """Fit a task, or take the fit that an earlier run of the same task has kept in ``work``.
 
-    What is taken was made from the same windows, clips, targets and settings: the file's name has their fingerprint.
+    What is taken was made from the same windows, clips, targets and settings by the same code: the file's name has
+    their fingerprint.
     """
     key = fingerprint_of([
+        makers(_SOURCES, _LIBRARIES),
         asdict(task) | {"train": task.train.tolist(), "valid": task.valid.tolist()}, folder.name,
         fingerprint_of(targets.round(4).tolist()) if targets.ndim == 2 else "", start.key if start else "",
         *([teaching.key()] if teaching else []), *([] if groups is None else [groups.tolist()]),

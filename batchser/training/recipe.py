@@ -102,10 +102,10 @@ class FitSettings:
     ``time_warp``), and stripes of it hidden (``frequency_mask``, ``time_mask``, at their widest). ``balance`` draws
     clips so that every ``class``, ``corpus`` or ``corpus-class`` (each class of each corpus) named in it comes up
     equally often; with ``class`` and ``corpus`` alone, a class that one corpus has to itself fills far more than its
-    share of that corpus. ``vote_share`` of a target is the listeners' votes, where a clip has some.
-    ``validation_speakers`` are kept for early stopping and calibration, or a ``validation_share`` of the clips under
-    protocols that do not tell speakers apart, the first ``validation_copies`` windows of each. Calibration finds a
-    temperature and, with ``label_offsets``, an offset for each label. The weights kept are the mean of the last
+    share of that corpus; calibration counts clips so too. ``vote_share`` of a target is the listeners' votes, where a
+    clip has some. ``validation_speakers`` are kept for early stopping and calibration, or a ``validation_share`` of the
+    clips under protocols that do not tell speakers apart, the first ``validation_copies`` windows of each. Calibration
+    finds a temperature and, with ``label_offsets``, an offset for each label. The weights kept are the mean of the last
     ``average_epochs`` epochs, where they do better on the validation clips than the best epoch. ``precision`` is
     ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with AVX-512 alone it gained
     nothing: 2.3 ms against 2.9 ms a window).

@@ -40,7 +40,7 @@ class Base:
 
         Raises
         ------
-        ConfigError : the split tests on what every model of the bundle has heard
+        ConfigError : the split tests on what every model of the bundle has heard, or its model is not there
         """
         known = {protocols.speaker_key(clips[k]) for k in split.test} & self.heard
         if not known:
@@ -49,6 +49,7 @@ class Base:
         tested = protocols.held_out(clips, split, protocol) if by_clip else known
         alike = by_clip == evaluate.protocol_of(self.bundle).startswith("random")
         if alike and tested <= evaluate.unheard_by(self.bundle).get(split.name, frozenset()):
+            evaluate.require_split_models(self.bundle, [split.name])
             return split.name
         raise ConfigError(
             f"start_from {self.bundle.name}: split {split.name} tests on {len(known)} speakers that it has heard; take "

@@ -89,13 +89,15 @@ class Store:
 
 
 @functools.cache
-def makers() -> str:
-    """Stand for the code and the libraries that decode clips and compose windows: kept things end with them."""
+def makers(sources: Sequence[str] = _SOURCES, libraries: Sequence[str] = _LIBRARIES) -> str:
+    """Stand for the code and the libraries that make something, decoded clips and windows unless others are named: what
+    is kept ends with them.
+    """
     code = hashlib.sha256()
-    for file in sorted(file for pattern in _SOURCES for file in _PACKAGE.glob(pattern)):
+    for file in sorted(file for pattern in sources for file in _PACKAGE.glob(pattern)):
         code.update(file.read_bytes())
     versions = []
-    for library in _LIBRARIES:
+    for library in libraries:
         with contextlib.suppress(metadata.PackageNotFoundError):  # of an extra
             versions.append([library, metadata.version(library)])
     return fingerprint_of([code.hexdigest(), versions])

@@ -152,8 +152,8 @@ def telephone(
     ):
         if pool and rng.random() < probability:
             samples = add_noise(samples, excerpt(rng, pool, samples.size), rng.uniform(*snr_db), rate_hz)
-    if any(settings.colour_db):
-        samples = colour(samples, rate_hz, rng.uniform(*settings.colour_db))
+    if any(settings.colour_db_per_octave):
+        samples = colour(samples, rate_hz, rng.uniform(*settings.colour_db_per_octave))
     if rng.random() < settings.band_pass_probability:
         high_hz = min(rng.uniform(*settings.high_hz), 0.49 * rate_hz)
         samples = band_pass(samples, rate_hz, rng.uniform(*settings.low_hz), high_hz)

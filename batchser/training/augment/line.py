@@ -30,10 +30,17 @@ def _sections(rate_hz: int, low_hz: float, high_hz: float) -> FloatArray:
 
 
 def colour(samples: FloatArray, rate_hz: int, db_per_octave: float) -> FloatArray:
-    """Raise what lies above 1 kHz and lower what lies below, by so much an octave, down to 100 Hz: (n,) → (n,)."""
+    """Raise what lies above 1 kHz and lower what lies below, by so much an octave, down to 100 Hz: (n,) → (n,).
+
+    The mean level stays, or dull handsets would be the ones that clip.
+    """
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if samples.size else 0.0
+    if not power:
+        return samples
     frequencies = np.maximum(np.fft.rfftfreq(samples.size, 1 / rate_hz), _LOWEST_HZ)
     gains = 10 ** (db_per_octave / 20 * np.log2(frequencies / 1000))
-    return np.asarray(scipy.fft.irfft(scipy.fft.rfft(samples) * gains, samples.size), np.float32)
+    coloured = scipy.fft.irfft(scipy.fft.rfft(samples) * gains, samples.size)
+    return scale_to(np.asarray(coloured, np.float32), 10 * np.log10(power))
 
 
 def scale_to(samples: FloatArray, level_dbfs: float) -> FloatArray:

@@ -21,7 +21,7 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "music_snr_db": (-20, 100),
     "low_hz": (10, 1000),
     "high_hz": (1500, 20_000),
-    "colour_db": (-6, 6),
+    "colour_db_per_octave": (-6, 6),
     "noise_snr_db": (-20, 100),
     "noise_slope": (0, 3),
     "packet_loss_share": (0, 0.5),
@@ -47,7 +47,7 @@ class AugmentSettings:
         Of a noise or music behind the voice, where there are any, and how far below the speech's active level it lies.
     band_pass_probability, low_hz, high_hz
         Of a band, and the ranges of its edges.
-    colour_db
+    colour_db_per_octave
         Range of what a handset adds for each octave above 1 kHz and takes away for each below; (0, 0): nothing.
     noise_probability, noise_snr_db, noise_slope
         Of the line's own noise, how far below the speech's active level it lies, and its colour (0 white, 1 pink).
@@ -77,7 +77,7 @@ class AugmentSettings:
     band_pass_probability: float = 0.9
     low_hz: tuple[float, float] = (200.0, 350.0)
     high_hz: tuple[float, float] = (3200.0, 3700.0)
-    colour_db: tuple[float, float] = (0.0, 0.0)
+    colour_db_per_octave: tuple[float, float] = (0.0, 0.0)
     noise_probability: float = 0.8
     noise_snr_db: tuple[float, float] = (0.0, 40.0)
     noise_slope: tuple[float, float] = (0.0, 1.5)

@@ -8,6 +8,7 @@ from batchser.training.evaluate.held_out import (
     bundle_splits,
     protocol_of,
     read_clips,
+    require_split_models,
     split_model,
     unheard_by,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate_bundle",
     "protocol_of",
     "read_clips",
+    "require_split_models",
     "score_clips",
     "score_split",
     "split_model",

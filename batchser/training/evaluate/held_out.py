@@ -45,7 +45,7 @@ def bundle_splits(bundle: Bundle, clips: Sequence[Clip]) -> list[Split]:
     ConfigError : the bundle carries no split models; the clips are dealt into other splits than in its training, so
         that a model would be tested on what it has heard
     """
-    _require_split_models(bundle, list(bundle.training.get("held_out", ())))
+    require_split_models(bundle, list(bundle.training.get("held_out", ())))
     training, protocol = bundle.training, protocol_of(bundle)
     found = protocols.splits(
         clips,
@@ -88,22 +88,33 @@ def windows_are_clips(bundle: Bundle) -> bool:
 
 
 def split_model(bundle: Bundle, name: str) -> Model:
-    """Load the model of one split (a fold): the bundle with the weights that never saw the split's test clips.
+    """Load the model of one split: the bundle with the weights that never saw the split's test clips.
 
     Raises
     ------
     ConfigError : the bundle carries no such model
     """
-    _require_split_models(bundle, [name])
+    require_split_models(bundle, [name])
     arrays = read_weights(bundle, split_file(name))
     draft = replace(bundle, temperature=float(arrays.pop("temperature")[0]))
     gate = {key: array for key, array in read_weights(bundle).items() if key.startswith("gate/")}
     return Model(draft, gate | arrays)
 
 
-def _require_split_models(bundle: Bundle, names: Collection[str]) -> None:
+def require_split_models(bundle: Bundle, names: Collection[str]) -> None:
+    """Refuse a bundle without the models of the splits ``names``, or of any where there are no names.
+
+    Raises
+    ------
+    ConfigError : with the files that it lacks
+    """
     folder = bundle.folder
     lacking = [split_file(name) for name in names if folder is None or not (folder / split_file(name)).is_file()]
     if lacking or not names:
         files = f" ({', '.join(lacking)})" if lacking else ""
-        raise ConfigError(f"bundle {bundle.name}: it carries no split models{files}; train it again to evaluate it")
+        older = folder is not None and (folder / "folds.npz").is_file()
+        why = "; an earlier batchser wrote them as folds.npz, which this one does not read" if older else ""
+        raise ConfigError(
+            f"bundle {bundle.name}: it carries no split models{files}{why}; train it again to evaluate it or to start "
+            "from it"
+        )
