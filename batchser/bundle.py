@@ -120,7 +120,10 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder}/bundle.json lists no weights.npz, so nothing vouches for it. Restore the bundle")
     unlisted = sorted({path.name for path in folder.glob(split_file("*"))} - body["files"].keys())
     if unlisted:
-        raise BundleError(f"{folder}: bundle.json does not list {', '.join(unlisted)}, so nothing vouches for it")
+        raise BundleError(
+            f"{folder}: bundle.json does not list {', '.join(unlisted)}, so nothing vouches for it. Remove it, or restore "
+            "the bundle"
+        )
     for name, expected in body.pop("files").items():
         if Path(name).name != name:
             raise BundleError(f"{folder}/bundle.json names a file outside its folder: {name!r}")

@@ -229,14 +229,14 @@ def frames_inside(num_samples: IntArray, settings: FeatureSettings) -> IntArray:
 def centre(mel_db: FloatArray, num_frames: IntArray, settings: FeatureSettings) -> FloatArray:
     """Take level and the line's colour out of log-mel: each band relative to its mean over the speech, (B, T, F).
 
-    With ``keep_colour`` all bands are relative to one mean, and level alone is taken out: who speaks up speaks
-    brighter, which a band's own mean would hide. ``floor_db`` is then the floor that counts: it lies some 15 dB under
-    that mean, where quiet bands lower it.
-
     The mean is over active frames only, those whose loudest band lies within ``active_db`` of the window's: however
     much of a window is silence, the same speech looks the same. What lies more than ``floor_db`` under the window's
     peak counts as that, and nothing falls below ``centred_min_db``, so that a noisy line's silence looks like a clean
     one's; frames past the true length (``num_frames`` int32 (B,)) are silent. A louder copy has the same features.
+
+    With ``keep_colour`` all bands are relative to one mean, and level alone is taken out: who speaks up speaks
+    brighter, which a band's own mean would hide. ``floor_db`` is then the floor that counts: it lies some 15 dB under
+    that mean, where quiet bands lower it.
     """
     inside = np.arange(mel_db.shape[1]) < num_frames[:, None]  # (B, T)
     loudest = np.where(inside, mel_db.max(axis=2), -np.inf)  # (B, T)
