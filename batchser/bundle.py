@@ -121,8 +121,8 @@ def open_bundle(folder: Path) -> Bundle:
     unlisted = sorted({path.name for path in folder.glob(split_file("*"))} - body["files"].keys())
     if unlisted:
         raise BundleError(
-            f"{folder}: bundle.json does not list {', '.join(unlisted)}, so nothing vouches for it. Remove it, or restore "
-            "the bundle"
+            f"{folder}: bundle.json does not list {', '.join(unlisted)}, so nothing vouches for it. Remove it, or "
+            "restore the bundle"
         )
     for name, expected in body.pop("files").items():
         if Path(name).name != name:
