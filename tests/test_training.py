@@ -40,11 +40,8 @@ from batchser.training.fit import (
     calibrate,
     draw_order,
     fit,
-    mask,
-    mix,
     rounded,
     seeded,
-    warp,
 )
 from batchser.training.gate_lesson import gate_weights, split_music
 from batchser.training.protocols import Split
@@ -163,24 +160,6 @@ def run(data: Path, recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 # -------------------------------------------------------------------------------------------------- a whole run
-
-
-def test_warping_moves_bands_and_frames_by_no_more_than_it_says_and_nothing_where_it_is_off():
-    rng, x = np.random.default_rng(1), np.zeros((200, 40, 30), np.float32)
-    x[:, 30, 20] = 1.0
-    still = x.copy()
-    warp(rng, still, FitSettings())
-    assert np.array_equal(still, x)
-    warp(rng, x, FitSettings(frequency_warp=0.2, time_warp=0.1))
-    frames, bands = x.sum(axis=2).argmax(axis=1), x.sum(axis=1).argmax(axis=1)
-    assert set(frames) == {29, 30, 31}  # 10.5 from the middle, a tenth more or less
-    assert (bands.min(), bands.max()) == (17, 25)  # 20 / 1.2 and 20 / 0.8
-    assert 0.2 < (bands == 20).mean() < 0.5
-    ramp = np.tile(np.arange(30, dtype=np.float32), (1, 4, 1))
-    warp(np.random.default_rng(0), ramp, FitSettings(frequency_warp=0.5, time_warp=0.5))
-    assert ramp.min() >= 0
-    assert ramp.max() <= 29
-    assert np.allclose(ramp[0], ramp[0, 0])  # frames that are alike stay alike
 
 
 @pytest.mark.parametrize(("size", "width"), [(100, 1), (100, 7), (100, 8), (5, 8), (5, 5), (1, 9)])
@@ -790,25 +769,6 @@ def test_a_sound_is_placed_as_far_as_it_lies_inside():
         line = np.zeros(4, np.float32)
         place(line, start, np.array([1, 2, 3], np.float32))
         assert line.tolist() == expected
-
-
-def test_masks_are_stripes_no_wider_than_stated():
-    x = np.ones((50, 30, 20), np.float32)
-    mask(np.random.default_rng(0), x, FitSettings(frequency_mask=3, time_mask=5))
-    rows = (x == 0).all(axis=2).sum(axis=1)
-    columns = (x == 0).all(axis=1).sum(axis=1)
-    assert 0 < rows.max() <= 10
-    assert 0 < columns.max() <= 6
-    for example in x:  # nothing but whole stripes
-        silent_rows, silent_columns = (example == 0).all(axis=1), (example == 0).all(axis=0)
-        np.testing.assert_array_equal(example == 0, silent_rows[:, None] | silent_columns)
-
-
-def test_mixup_blends_inputs_and_targets_alike():
-    x = np.repeat(np.arange(8, dtype=np.float32)[:, None, None], 3, axis=1)
-    mixed_x, mixed_y = mix(np.random.default_rng(0), x, np.eye(8, dtype=np.float32), 0.4)
-    np.testing.assert_allclose(mixed_y.sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(mixed_x[:, 0, 0], mixed_y @ np.arange(8), atol=1e-5)
 
 
 def test_groups_are_drawn_equally_often():

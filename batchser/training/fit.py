@@ -24,7 +24,8 @@ from batchser import networks
 from batchser.bundle import NetworkSpec
 from batchser.records import FloatArray, IntArray
 from batchser.scoring import inference, softmax
-from batchser.settings import has_fast_bfloat16
+from batchser.settings import FeatureSettings, has_fast_bfloat16
+from batchser.training.perturb import LineNoise, mask, mix, warp
 from batchser.training.recipe import FitSettings
 from batchser.training.workers import Report
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 #: Told after every epoch its number, from 1, and the UAR on the validation examples; what it raises ends the fit.
 Watch = Callable[[int, float], None]
-_MASKS: Final = 2  # SpecAugment masks of each kind
-_WARPED: Final = 2 / 3  # of the examples
 _INFERENCE_BATCH: Final = 256
 _SCALER_CLIPS: Final = 500
 _RAKINGS: Final = 50
@@ -62,7 +61,8 @@ class Task:
     """One fit: which examples of the whole train and which validate, and what is fitted to them.
 
     Early stopping and calibration look at ``valid``; take other speakers for it where that matters. Inputs are divided
-    by their deviation; ``remove_mean`` says whether their mean is taken out before.
+    by their deviation; ``remove_mean`` says whether their mean is taken out before. ``features`` are those of the
+    inputs, needed where the settings add noise to them.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Task:
     settings: FitSettings
     seed: int
     remove_mean: bool = False
+    features: FeatureSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +250,7 @@ class _Fit:
     mean: FloatArray = field(init=False)
     std: FloatArray = field(init=False)
     score: Network = field(init=False)
+    noise: LineNoise | None = None
 
     def __post_init__(self) -> None:
         """Find the scaler on training examples alone, on all of their copies, or take the one of the start."""
@@ -265,10 +267,17 @@ class _Fit:
         if self.start is not None:
             self.mean, self.std = self.start.mean, self.start.std
         self.score = inference(self.network, *self.examples.inputs.shape[2:])
+        if self.task.features is not None and self.task.settings.noise_probability:
+            self.noise = LineNoise.of(self.task.features)
 
-    def _examples(self, rows: IntArray, copies: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Scaled inputs float32 (B, T, F) and target probabilities float32 (B, [chunks,] outputs)."""
-        x = (self.examples.inputs[rows, copies].astype(np.float32) - self.mean) / self.std
+    def _examples(
+        self, rows: IntArray, copies: IntArray, rng: np.random.Generator | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Scaled inputs float32 (B, T, F), with ``rng`` noisy ones, and targets float32 (B, [chunks,] outputs)."""
+        x = self.examples.inputs[rows, copies].astype(np.float32)
+        if rng is not None and self.noise is not None:
+            x = self.noise.add(rng, x, self.task.settings)
+        x = np.asarray((x - self.mean) / self.std, np.float32)
         targets = self.examples.targets
         if targets.ndim == 2:
             return x, np.asarray(targets[rows], np.float32)
@@ -285,7 +294,7 @@ class _Fit:
         losses = []
         for k in range(self.steps):
             rows = order[k * settings.batch_size : (k + 1) * settings.batch_size]
-            x, y = self._examples(rows, rng.integers(0, self.examples.inputs.shape[1], len(rows)))
+            x, y = self._examples(rows, rng.integers(0, self.examples.inputs.shape[1], len(rows)), rng)
             warp(rng, x, settings)
             mask(rng, x, settings)
             if settings.mixup:
@@ -474,49 +483,3 @@ def chances(groups: IntArray) -> npt.NDArray[np.float64]:
         for column in groups.T:
             found /= np.bincount(column, found)[column]
     return np.asarray(found / found.sum())
-
-
-def warp(rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> None:
-    """Stretch the features and the frames of each (T, F) example of ``x`` (B, T, F), in place.
-
-    Features from the lowest on, as another vocal tract would (VTLP: Jaitly and Hinton 2013), frames about the middle;
-    either of two examples in three, by up to ``frequency_warp`` and ``time_warp`` of their distance. Beyond an edge its
-    last one is repeated.
-    """
-    for axis, most, origin in ((1, settings.frequency_warp, 0.0), (0, settings.time_warp, (x.shape[1] - 1) / 2)):
-        if most:
-            places = np.arange(x.shape[1 + axis], dtype=np.float32) - origin
-            for example in x:
-                if rng.random() < _WARPED:
-                    example[:] = _interpolated(example, places * (1 + rng.uniform(-most, most)) + origin, axis)
-
-
-def _interpolated(x: FloatArray, places: FloatArray, axis: int) -> FloatArray:
-    """``x`` (T, F) at fractional places (n,) of an axis, linearly."""
-    places = np.clip(places, 0, x.shape[axis] - 1)
-    below = np.minimum(places.astype(np.int32), x.shape[axis] - 2)
-    part = (places - below).astype(np.float32)
-    part = part if axis else part[:, None]
-    return (1 - part) * x.take(below, axis) + part * x.take(below + 1, axis)
-
-
-def mask(rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> None:
-    """Set stripes of each (T, F) example of ``x`` (B, T, F) to 0, in place: SpecAugment (Park et al. 2019)."""
-    num_frames, num_features = x.shape[1:]
-    for example in x:
-        for _ in range(_MASKS):
-            width = int(rng.integers(0, settings.frequency_mask + 1))
-            first = int(rng.integers(0, num_features - width + 1))
-            example[:, first : first + width] = 0
-            width = int(rng.integers(0, settings.time_mask + 1))
-            first = int(rng.integers(0, num_frames - width + 1))
-            example[first : first + width] = 0
-
-
-def mix(rng: np.random.Generator, x: FloatArray, y: FloatArray, alpha: float) -> tuple[FloatArray, FloatArray]:
-    """Blend each example with another one of the batch, inputs and targets alike: mixup (Zhang et al. 2018)."""
-    order = rng.permutation(len(x))
-    part = rng.beta(alpha, alpha, len(x)).astype(np.float32)
-    part_x = part.reshape(-1, *[1] * (x.ndim - 1))
-    part_y = part.reshape(-1, *[1] * (y.ndim - 1))
-    return part_x * x + (1 - part_x) * x[order], part_y * y + (1 - part_y) * y[order]

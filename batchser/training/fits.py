@@ -17,7 +17,7 @@ from batchser.training.store import makers
 from batchser.training.workers import Report
 
 #: What decides how a fit ends, besides what is fitted.
-_SOURCES: Final = ("networks.py", "training/fit.py", "training/distil.py")
+_SOURCES: Final = ("networks.py", "training/fit.py", "training/perturb.py", "training/distil.py")
 _LIBRARIES: Final = ("numpy", "scipy", "keras", "tensorflow")
 
 

@@ -36,6 +36,10 @@ def _out_of_range(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> l
     return faults
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # no NaN
+
+
 #: Kinds of groups that a fit can draw equally often.
 BALANCES: Final = ("class", "corpus", "corpus-class")
 #: How a clip may be changed where windows are whole clips.
@@ -98,17 +102,18 @@ class FitSettings:
     Without ``weight_decay`` AdamW is Adam; gradients are cut to a norm of ``clip_norm`` (0: not). ``schedule`` is
     ``cosine`` (after ``warm_up_steps``, to 2 % of ``learning_rate`` over all epochs), ``plateau`` (halved after
     ``plateau_patience`` epochs without gain) or ``constant``. Each window is blended with another (``mixup``, the
-    parameter of its beta distribution), its features and frames stretched by up to a part (``frequency_warp``,
-    ``time_warp``), and stripes of it hidden (``frequency_mask``, ``time_mask``, at their widest). ``balance`` draws
-    clips so that every ``class``, ``corpus`` or ``corpus-class`` (each class of each corpus) named in it comes up
-    equally often; with ``class`` and ``corpus`` alone, a class that one corpus has to itself fills far more than its
-    share of that corpus; calibration counts clips so too. ``vote_share`` of a target is the listeners' votes, where a
-    clip has some. ``validation_speakers`` are kept for early stopping and calibration, or a ``validation_share`` of the
-    clips under protocols that do not tell speakers apart, the first ``validation_copies`` windows of each. Calibration
-    finds a temperature and, with ``label_offsets``, an offset for each label. The weights kept are the mean of the last
-    ``average_epochs`` epochs, where they do better on the validation clips than the best epoch. ``precision`` is
-    ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with AVX-512 alone it gained
-    nothing: 2.3 ms against 2.9 ms a window).
+    parameter of its beta distribution), some are made noisy anew each epoch (``noise_probability``, ``noise_snr_db``
+    below the voice; centred log-mel only; teachers are asked of the window without it), its features and frames
+    stretched by up to a part (``frequency_warp``, ``time_warp``), and stripes of it hidden (``frequency_mask``,
+    ``time_mask``, at their widest). ``balance`` draws clips so that every ``class``, ``corpus`` or ``corpus-class``
+    (each class of each corpus) named in it comes up equally often; with ``class`` and ``corpus`` alone, a class that
+    one corpus has to itself fills far more than its share of that corpus; calibration counts clips so too.
+    ``vote_share`` of a target is the listeners' votes, where a clip has some. ``validation_speakers`` are kept for
+    early stopping and calibration, or a ``validation_share`` of the clips under protocols that do not tell speakers
+    apart, the first ``validation_copies`` windows of each. Calibration finds a temperature and, with ``label_offsets``,
+    an offset for each label. The weights kept are the mean of the last ``average_epochs`` epochs, where they do better
+    on the validation clips than the best epoch. ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a
+    GPU or a processor with AMX (with AVX-512 alone it gained nothing: 2.3 ms against 2.9 ms a window).
     """
 
     epochs: int = 40
@@ -129,6 +134,8 @@ class FitSettings:
     time_mask: int = 20
     frequency_warp: float = 0.0
     time_warp: float = 0.0
+    noise_probability: float = 0.0
+    noise_snr_db: tuple[float, float] = (0.0, 40.0)
     validation_speakers: int = 7
     validation_share: float = 0.1
     validation_copies: int = 2
@@ -142,7 +149,8 @@ class FitSettings:
             **dict.fromkeys(("average_epochs", "weight_decay", "mixup", "frequency_mask", "time_mask"), (0, inf)),
             **dict.fromkeys(("clip_norm", "warm_up_steps"), (0, inf)), "validation_copies": (1, inf),
             "learning_rate": (1e-12, 10), "label_smoothing": (0, 0.99), "vote_share": (0, 1),
-            "validation_share": (0, 0.9), "frequency_warp": (0, 0.5), "time_warp": (0, 0.5),
+            "validation_share": (0, 0.9), "noise_probability": (0, 1),
+            **dict.fromkeys(("frequency_warp", "time_warp"), (0, 0.5)),
         })  # fmt: skip
         faults += [
             f"{name}: received {value!r}, expected one of {', '.join(known)}"
@@ -155,6 +163,11 @@ class FitSettings:
         ]
         if not isinstance(balance, tuple):
             faults.append(f"balance: received {balance!r}, expected a list of {', '.join(BALANCES)}")
+        snr_db: Any = self.noise_snr_db
+        if not (
+            isinstance(snr_db, tuple) and len(snr_db) == 2 and all(map(_is_number, snr_db)) and snr_db[0] <= snr_db[1]
+        ):
+            faults.append(f"noise_snr_db: received {snr_db!r}, expected two numbers, the smaller first")
         if self.label_offsets not in (True, False):
             faults.append(f"label_offsets: received {self.label_offsets!r}, expected true or false")
         if faults:
@@ -228,6 +241,18 @@ class Recipe:
             f"{item.name}: received {getattr(self, item.name)!r}, expected a list"
             for item in dataclasses.fields(self)
             if str(item.type).startswith("tuple") and not isinstance(getattr(self, item.name), tuple)
+        ]
+        faults += [
+            f"{name}.noise_probability: received {received:g}, expected 0: {why}"
+            for name, received, why in (
+                ("gate_fit", self.gate_fit.noise_probability, "the gate's noise is [gate_augment]'s"),
+                *(
+                    (name, settings.noise_probability, "noise is added to centred log-mel alone (features.centred)")
+                    for name, settings in (("fit", self.fit), ("teacher_fit", self.teacher_fit))
+                    if not self.features.centred
+                ),
+            )
+            if received
         ]
         if self.ship not in ("all", "split"):
             faults.append(f"ship: received {self.ship!r}, expected one of all, split")
