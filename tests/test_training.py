@@ -872,9 +872,22 @@ def test_calibration_counts_groups_as_training_draws_them():
     groups = (np.arange(900) >= 700).astype(np.int32)[:, None]
     truth = (logits + rng.standard_normal((900, 3)) + [0.0, 1.0, 0.0] * groups).argmax(axis=1)
     more = np.concatenate([np.arange(900), *[np.arange(700, 900)] * 4])  # the small group five times
-    once, often = (calibrate(logits[rows], truth[rows], groups[rows])[1] for rows in (np.arange(900), more))
-    np.testing.assert_allclose(often, once, atol=1e-3)
+    once, often = (calibrate(logits[rows], truth[rows], groups[rows]) for rows in (np.arange(900), more))
+    np.testing.assert_allclose(often[0] * often[1], once[0] * once[1], atol=1e-3)  # of the logits
     assert np.abs(calibrate(logits[more], truth[more])[1] - calibrate(logits, truth)[1]).max() > 0.05
+
+
+def test_the_temperature_is_that_of_the_examples_as_they_come():
+    rng = np.random.default_rng(4)
+    logits = rng.standard_normal((4000, 3))
+    odds = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    truth = (rng.random((4000, 1)) > odds.cumsum(axis=1)).sum(axis=1)
+    hard = np.arange(4000) >= 3800  # a small group that is guessed at
+    truth[hard] = rng.integers(0, 3, hard.sum())
+    groups = hard.astype(np.int32)[:, None]
+    temperature, _ = calibrate((2 * logits).astype(np.float32), truth, groups)
+    assert temperature == pytest.approx(calibrate((2 * logits).astype(np.float32), truth)[0], rel=0.05)
+    assert temperature == pytest.approx(2.1, abs=0.15)  # balanced, it would be 4
 
 
 def test_calibration_leaves_a_label_that_it_has_no_examples_of_as_it_is():

@@ -420,11 +420,12 @@ def calibrate(
 ) -> tuple[float, FloatArray]:
     """Find the temperature and the offset of each label that make held-out truth likeliest.
 
-    Bias-corrected temperature scaling (Alexandari et al. 2020). Examples count as training draws them: groups as
-    ``draw_order`` balances them, and without groups every label the same, however many examples it has: training
-    windows and whole recordings are not alike, and a label would be said too often or too seldom. The temperature lies
-    within 0.3 to 5. Without offsets, and for chunks (logits of three axes), there is a temperature alone, and every
-    example counts the same.
+    Bias-corrected temperature scaling (Alexandari et al. 2020), then the temperature alone once more. For the offsets,
+    examples count as training draws them: groups as ``draw_order`` balances them, and without groups every label the
+    same, however many examples it has: training windows and whole recordings are not alike, and a label would be said
+    too often or too seldom. For the temperature, each example counts the same: it is to be right on what there is, and
+    a small corpus that its few speakers make hard would else make a model doubt itself on all others. The temperature
+    lies within 0.3 to 5. Without offsets, and for chunks (logits of three axes), there is a temperature alone.
 
     Parameters
     ----------
@@ -443,23 +444,31 @@ def calibrate(
     flat, rows = logits.reshape(-1, size).astype(np.float64), truth.reshape(-1)
     counts = np.bincount(rows, minlength=size)
     with_offsets = with_offsets and logits.ndim == 2
-    weights = np.full(len(rows), 1 / len(rows))
-    if with_offsets:
-        weights = chances(rows[:, None] if groups is None else groups)
+    even = np.full(len(rows), 1 / len(rows))
+    bounds = (np.log(0.3), np.log(5.0))
 
-    def loss(at: npt.NDArray[np.float64]) -> float:
-        scores = flat / np.exp(at[0]) + (at[1:] if with_offsets else 0.0)
+    def loss(log_temperature: float, offsets: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
+        scores = flat / np.exp(log_temperature) + offsets
         scores = scores - scores.max(axis=1, keepdims=True)
         likely = scores[np.arange(len(rows)), rows] - np.log(np.exp(scores).sum(axis=1))
-        return float(-(weights * likely).sum() + 1e-3 * np.square(at[1:]).sum())
+        return float(-(weights * likely).sum() + 1e-3 * np.square(offsets).sum())
 
-    start = np.zeros(1 + size if with_offsets else 1)
-    # Nothing can be said of a label without examples: its offset stays 0.
-    offset_bounds = [(-3.0, 3.0) if count else (0.0, 0.0) for count in counts] if with_offsets else []
-    bounds = [(np.log(0.3), np.log(5.0)), *offset_bounds]
-    found = scipy.optimize.minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
-    offsets = found[1:] if with_offsets else np.zeros(size)
-    return float(np.exp(found[0])), offsets.astype(np.float32)
+    bias = np.zeros(size)  # of the logits
+    if with_offsets:
+        weights = chances(rows[:, None] if groups is None else groups)
+        # Nothing can be said of a label without examples: its offset stays 0.
+        offset_bounds = [(-3.0, 3.0) if count else (0.0, 0.0) for count in counts]
+        found = scipy.optimize.minimize(
+            lambda at: loss(at[0], at[1:], weights), np.zeros(1 + size), method="L-BFGS-B",
+            bounds=[bounds, *offset_bounds],
+        ).x  # fmt: skip
+        bias = found[1:] * np.exp(found[0])
+        flat = flat + bias
+    alone = scipy.optimize.minimize_scalar(
+        loss, bounds=bounds, args=(np.zeros(size), even), method="bounded", options={"xatol": 1e-4}
+    )
+    temperature = float(np.exp(alone.x))
+    return temperature, (bias / temperature).astype(np.float32)
 
 
 def draw_order(rng: np.random.Generator, rows: IntArray, groups: IntArray | None) -> IntArray:
