@@ -847,7 +847,8 @@ def test_the_scaler_is_found_on_all_copies_of_an_example():
     examples = Examples(inputs, np.eye(2, dtype=np.float32)[np.arange(40) % 2])
     settings = FitSettings(epochs=1, batch_size=10, frequency_mask=0, time_mask=0)
     network, rows = NetworkSpec("dense-stack", {"units": [4]}), np.arange(40, dtype=np.int32)
-    fitted = fit(examples, Task("0", rows[:30], rows[30:], network, 2, settings, 1, remove_mean=True), [].append)
+    coloured = FeatureSettings(keep_colour=True)  # not around zero: their mean is taken out
+    fitted = fit(examples, Task("0", rows[:30], rows[30:], network, 2, settings, 1, features=coloured), [].append)
     np.testing.assert_allclose(fitted.mean, 3, atol=1)
     np.testing.assert_allclose(fitted.std, 3, atol=0.5)
 

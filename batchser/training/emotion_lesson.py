@@ -113,7 +113,7 @@ def emotion_jobs(training: TrainingSet, splits: Sequence[Split], base: Base | No
         valid = _validation(recipe, training.clips, rows, tested, number, heard, kept)
         task = Task(
             name, np.setdiff1d(rows, valid), valid, recipe.network, len(recipe.labels), recipe.fit,
-            recipe.seed + number, remove_mean=not recipe.features.around_zero, features=recipe.features,
+            recipe.seed + number, features=recipe.features,
         )  # fmt: skip
         start = base.start(models[name], recipe.labels) if base else None
         jobs.append((task, training.folder, targets, groups, start))

@@ -61,8 +61,8 @@ class Task:
     """One fit: which examples of the whole train and which validate, and what is fitted to them.
 
     Early stopping and calibration look at ``valid``; take other speakers for it where that matters. Inputs are divided
-    by their deviation; ``remove_mean`` says whether their mean is taken out before. ``features`` are those of the
-    inputs, needed where the settings add noise to them.
+    by their deviation. ``features`` are those of the inputs (None: the gate's levels): they say whether the mean is
+    taken out before, and how noise is added.
     """
 
     name: str
@@ -72,8 +72,12 @@ class Task:
     num_outputs: int
     settings: FitSettings
     seed: int
-    remove_mean: bool = False
     features: FeatureSettings | None = None
+
+    @property
+    def remove_mean(self) -> bool:
+        """Whether the scaler takes the mean of the inputs out."""
+        return self.features is not None and not self.features.around_zero
 
 
 @dataclass(frozen=True, slots=True)

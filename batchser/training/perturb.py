@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from batchser.features import centre, log_mel
 from batchser.records import FloatArray, IntArray
 from batchser.settings import FeatureSettings
+from batchser.training.augment.line import active_level
 from batchser.training.recipe import FitSettings
 
 _MASKS: Final = 2  # SpecAugment masks of each kind
@@ -23,8 +23,6 @@ _NOISE_S: Final = 300  # of noise to draw from
 _SLOPE: Final = (0.0, 1.5)  # power falls with frequency to this power: white to a little over pink
 _LOW_HZ: Final = (100.0, 350.0)  # the noise's own band: a line's, or wider
 _HIGH_HZ: Final = (3200.0, 4000.0)
-_ACTIVE_MARGIN_DB: Final = 15.9  # ITU-T P.56
-_LEVELLINGS: Final = 5
 _TO_THE_END: Final = 0.5  # of noisy windows: their silent end is the line's, else the recording has ended
 
 
@@ -76,7 +74,7 @@ class LineNoise:
         num_frames = np.where((rng.random(len(x)) < _TO_THE_END) & (heard > 0), x.shape[1], heard)
         inside = np.arange(x.shape[1]) < num_frames[:, None]  # (b, T)
         voice = np.where(inside[:, :, None], 10 ** (x / 10), np.float32(0.0))
-        level = _active_level(voice @ self.width_hz, inside)
+        level = active_level(voice @ self.width_hz)
         shape = (self.centre_hz / 1000) ** -rng.uniform(*_SLOPE, (len(x), 1))  # (b, F)
         low_hz, high_hz = (rng.uniform(*edges_hz, (len(x), 1)) for edges_hz in (_LOW_HZ, _HIGH_HZ))
         shape *= (self.centre_hz > low_hz) & (self.centre_hz < high_hz)
@@ -94,15 +92,6 @@ def frames_heard(x: FloatArray) -> IntArray:
     loud = x.max(axis=2) > x.min(axis=(1, 2))[:, None] + 1e-3  # (B, T)
     last = x.shape[1] - loud[:, ::-1].argmax(axis=1)
     return np.where(loud.any(axis=1), last, 0).astype(np.int32)
-
-
-def _active_level(power: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
-    """Mean power of the frames (b, T) that are active, as ITU-T P.56 has it (augment.line.active_level_dbfs): (b,)."""
-    active = inside
-    for _ in range(_LEVELLINGS):
-        level = (power * active).sum(axis=1) / np.maximum(active.sum(axis=1), 1)
-        active = inside & (power >= level[:, None] * 10 ** (-_ACTIVE_MARGIN_DB / 10))
-    return level
 
 
 def warp(rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> None:

@@ -36,8 +36,9 @@ def _out_of_range(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> l
     return faults
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # no NaN
+def _is_rising_pair(value: Any) -> bool:
+    numbers = isinstance(value, tuple) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    return numbers and len(value) == 2 and value[0] <= value[1]  # NaN is neither less nor more
 
 
 #: Kinds of groups that a fit can draw equally often.
@@ -87,8 +88,8 @@ class WindowSettings:
             faults.append('cut: received "call" with offset_s or variants, which are for cut = "clip"')
         if self.cut == "clip" and isinstance(self.copies, int) and self.copies % max(1, len(self.variants)):
             faults.append(f"copies: received {self.copies}, expected a multiple of the {len(self.variants)} variants")
-        if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:
-            faults.append(f"noise_snr_db: received {list(self.noise_snr_db)}, expected two numbers, the smaller first")
+        if not _is_rising_pair(self.noise_snr_db):
+            faults.append(f"noise_snr_db: received {self.noise_snr_db!r}, expected two numbers, the smaller first")
         if not 0 <= self.gap_s[0] <= self.gap_s[1]:
             faults.append(f"gap_s: received {list(self.gap_s)}, expected two seconds, the shorter first")
         if faults:
@@ -107,7 +108,7 @@ class FitSettings:
     stretched by up to a part (``frequency_warp``, ``time_warp``), and stripes of it hidden (``frequency_mask``,
     ``time_mask``, at their widest). ``balance`` draws clips so that every ``class``, ``corpus`` or ``corpus-class``
     (each class of each corpus) named in it comes up equally often; with ``class`` and ``corpus`` alone, a class that
-    one corpus has to itself fills far more than its share of that corpus; calibration counts clips so too.
+    one corpus has to itself fills far more than its share of that corpus; calibration's offsets count clips so too.
     ``vote_share`` of a target is the listeners' votes, where a clip has some. ``validation_speakers`` are kept for
     early stopping and calibration, or a ``validation_share`` of the clips under protocols that do not tell speakers
     apart, the first ``validation_copies`` windows of each. Calibration finds a temperature and, with ``label_offsets``,
@@ -163,11 +164,8 @@ class FitSettings:
         ]
         if not isinstance(balance, tuple):
             faults.append(f"balance: received {balance!r}, expected a list of {', '.join(BALANCES)}")
-        snr_db: Any = self.noise_snr_db
-        if not (
-            isinstance(snr_db, tuple) and len(snr_db) == 2 and all(map(_is_number, snr_db)) and snr_db[0] <= snr_db[1]
-        ):
-            faults.append(f"noise_snr_db: received {snr_db!r}, expected two numbers, the smaller first")
+        if not _is_rising_pair(self.noise_snr_db):
+            faults.append(f"noise_snr_db: received {self.noise_snr_db!r}, expected two numbers, the smaller first")
         if self.label_offsets not in (True, False):
             faults.append(f"label_offsets: received {self.label_offsets!r}, expected true or false")
         if faults:
@@ -242,17 +240,14 @@ class Recipe:
             for item in dataclasses.fields(self)
             if str(item.type).startswith("tuple") and not isinstance(getattr(self, item.name), tuple)
         ]
+        noiseless = {"gate_fit": "the gate's noise is [gate_augment]'s"}
+        if not self.features.centred:
+            why = "noise is added to centred log-mel alone (features.centred)"
+            noiseless |= {"fit": why, "teacher_fit": why}
         faults += [
-            f"{name}.noise_probability: received {received:g}, expected 0: {why}"
-            for name, received, why in (
-                ("gate_fit", self.gate_fit.noise_probability, "the gate's noise is [gate_augment]'s"),
-                *(
-                    (name, settings.noise_probability, "noise is added to centred log-mel alone (features.centred)")
-                    for name, settings in (("fit", self.fit), ("teacher_fit", self.teacher_fit))
-                    if not self.features.centred
-                ),
-            )
-            if received
+            f"{name}.noise_probability: received {getattr(self, name).noise_probability:g}, expected 0: {why}"
+            for name, why in noiseless.items()
+            if getattr(self, name).noise_probability
         ]
         if self.ship not in ("all", "split"):
             faults.append(f"ship: received {self.ship!r}, expected one of all, split")

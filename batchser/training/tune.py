@@ -266,8 +266,7 @@ class _Lessons:
             (
                 Task(
                     f"part-{number}", np.setdiff1d(split.train, part), part, recipe.network, len(recipe.labels),
-                    recipe.fit, recipe.seed + number, remove_mean=not recipe.features.around_zero,
-                    features=recipe.features,
+                    recipe.fit, recipe.seed + number, features=recipe.features,
                 ),
                 training.folder, targets, groups,
             )

@@ -16,6 +16,7 @@ from batchser.records import FloatArray
 
 _FRAME_S: Final = 0.02  # a packet of G.711 over RTP, and the step in which activity is measured
 _ACTIVE_MARGIN_DB: Final = 15.9  # ITU-T P.56
+_LEVELLINGS: Final = 20
 _LOWEST_HZ: Final = 100.0  # of a handset's slope
 
 
@@ -61,13 +62,16 @@ def active_level_dbfs(samples: FloatArray, rate_hz: int) -> float:
     power = np.einsum("ij,ij->i", frames, frames, dtype=np.float64) / max(1, frames.shape[1])
     if not power.any():
         return -100.0
-    level = power.mean()
-    for _ in range(20):  # it only rises, and settles after a few rounds
-        above = power[power >= level * 10 ** (-_ACTIVE_MARGIN_DB / 10)].mean()
-        if above <= level:
-            break
-        level = above
-    return float(max(-100.0, 10 * np.log10(level)))
+    return max(-100.0, float(10 * np.log10(active_level(power))))
+
+
+def active_level(power: FloatArray) -> FloatArray:
+    """Mean power of those frames (…, T) that lie at most 15.9 dB below that same mean: (…); 0 where all are silent."""
+    level = power.mean(axis=-1, keepdims=True)
+    for _ in range(_LEVELLINGS):  # it only rises, and settles after a few rounds
+        active = power >= level * 10 ** (-_ACTIVE_MARGIN_DB / 10)
+        level = (power * active).sum(axis=-1, keepdims=True) / active.sum(axis=-1, keepdims=True)
+    return np.asarray(level[..., 0])
 
 
 def add_noise(samples: FloatArray, noise: FloatArray, snr_db: float, rate_hz: int) -> FloatArray:
