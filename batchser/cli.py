@@ -428,14 +428,20 @@ def tune(
 
 
 @cli.command()
-@_options(_MODEL, _DATA, _CALLS, _DEGRADATIONS, _CLIPS_PER_FOLD, _PICTURES)
+@_options(_MODEL, _DATA)
+@click.option("--corpora", multiple=True, metavar="NAME_OR_MANIFEST",
+              help="Measure the shipped model on this instead, as often as you like: a manifest of your own labelled "
+              "calls, or a corpus that it was not trained on, as they are recorded.")  # fmt: skip
+@_options(_CALLS, _DEGRADATIONS, _CLIPS_PER_FOLD, _PICTURES)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as one JSON object.")
 @_options(_QUIET)
 def evaluate(
-    model: str, data: Path, calls: tuple[Path, ...], degradations: str, clips_per_fold: int, pictures: Path | None,
-    as_json: bool, quiet: bool,
+    model: str, data: Path, corpora: tuple[str, ...], calls: tuple[Path, ...], degradations: str, clips_per_fold: int,
+    pictures: Path | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure a bundle again: its split models on the clips they never heard, through the job, on a telephone line.
+
+    With --corpora: its shipped model on your own labelled calls, without those of speakers that it was trained on.
 
     The protocol comes first: a score means nothing without it. Then accuracy, UAR and F1 with intervals, per corpus,
     split, sex and age; calibration; degraded lines; composed calls. A bundle's model card says the same.
@@ -449,15 +455,21 @@ def evaluate(
     from batchser.training.evaluate.pictures import make_ready, write_pictures
     from batchser.training.evaluate.report import render_scores
 
+    if corpora and calls:
+        raise ConfigError("--corpora and --calls: give one of them; composed calls are scored by the split models")
     bundle = find_bundle(model, _model_folders())
     options = evaluation.EvaluateOptions(evaluation.choose_degradations(degradations), clips_per_fold or None)
     if pictures is not None:
         make_ready(pictures)
     start_tensorflow(available_cores())
-    read = evaluation.read_clips(bundle, data)
+    read = evaluation.read_clips(bundle, data, corpora)
     if read.faults and not quiet:
         click.echo(render_faults(read.faults), err=True)
-    scores = evaluation.evaluate_bundle(bundle, read.clips, calls, options, report=timed(quiet=quiet))
+    report = timed(quiet=quiet)
+    if corpora:
+        scores = evaluation.evaluate_strangers(bundle, read.clips, options, report=report)
+    else:
+        scores = evaluation.evaluate_bundle(bundle, read.clips, calls, options, report=report)
     click.echo(json.dumps(scores, indent=1) if as_json else render_scores(scores, bundle.labels))
     for path in write_pictures(pictures, bundle, scores) if pictures is not None else ():
         click.echo(path, err=True)

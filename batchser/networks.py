@@ -40,16 +40,23 @@ def conv_dual_lstm(
     units: Sequence[int] = (64, 64),
     skip: int = 128,
     dropout: float = 0.3,
+    own_means: bool = False,
 ) -> keras.Model:
     """Strided convolutions over time and frequency, two bidirectional LSTMs, attention pooling over all of them.
 
     (B, T, F) → Conv2D 3×3 of stride 2, BatchNorm, ReLU for each of ``filters`` → (B, T/8, F/8 · filters)
     → BiLSTM for each of ``units``; attention weighs the moments of what the convolutions (through ``skip`` units) and
     both LSTMs say, so that gradients reach each of them directly → Dropout → logits (B, num_outputs).
+
+    With ``own_means`` each feature is taken relative to its own mean over the window first, frames weighted by how much
+    there is in them (softmax of their mean): what a line or a voice's colour adds throughout is not heard then.
     """
-    from keras import Input, Model, layers
+    from keras import Input, Model, layers, ops
 
     x = inputs = Input((num_frames, num_features), name="features")
+    if own_means:
+        loud = ops.softmax(ops.mean(x, axis=2, keepdims=True), axis=1)  # (B, T, 1)
+        x -= ops.sum(loud * x, axis=1, keepdims=True)
     x = layers.Reshape((num_frames, num_features, 1))(x)
     for k, width in enumerate(filters):
         x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False, name=f"conv_{k}")(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from batchser.training.evaluate import EvaluateOptions, calls, card, degradation
 from batchser.training.evaluate.calls import CallWindows
 from batchser.training.evaluate.scores import Predictions
 from batchser.training.protocols import PROTOCOLS, Split, describe
+from batchser.training.recipe import read_recipe
 
 # ------------------------------------------------------------------------------------------------------ figures
 
@@ -535,6 +537,29 @@ def test_the_card_says_what_a_user_must_know(bundle, scored):
     assert "GPL" not in card.render_card(dataclasses.replace(bundle, scores=scored, training=silent))
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "count"),
+    [
+        ("telephone-6", [], 0),
+        ("telephone-6", [
+            "folds=[1, 2]", "protocol=random", "fit.epochs=3", "fit.noise_snr_db=[5, 30]", "network.units=[8, 6]",
+            "network.own_means=true", 'teacher_networks=[{name = "lstm-stack", units = [8]}]',
+        ], 7),
+        ("telephone-6", ['augment.codecs={"mu-law" = 0.5, "gsm-6.10" = 0.3}', "name=Anna's"], 2),
+        ("telephone-8", ["gate_augment.noise_snr_db=[0, 40]"], 1),
+    ],
+)  # fmt: skip
+def test_the_cards_command_trains_by_the_same_recipe_again(bundle, scored, name, changes, count):
+    recipe = read_recipe(name, changes)
+    made = dict(bundle.training) | {"recipe": name, "whole_recipe": json.loads(json.dumps(dataclasses.asdict(recipe)))}
+    text = card.render_card(dataclasses.replace(bundle, scores=scored, training=made))
+    command = next(line for line in text.splitlines() if line.startswith(f"    batchser train --recipe {name}"))
+    words = shlex.split(command)
+    changes = [words[k + 1] for k, word in enumerate(words) if word == "--set"]
+    assert len(changes) == count
+    assert read_recipe(name, changes) == recipe
+
+
 def test_the_card_of_a_crema_d_model_names_the_listeners(bundle, scored):
     clips = scored["clips"] | {"by_corpus": {"CREMA-D": scored["clips"]["by_corpus"]["EMO-DB"]}}
     data = ({"name": "CREMA-D", "licence": "ODbL", "commercial_use": True},)
@@ -595,7 +620,7 @@ def test_the_command_prints_the_protocol_first_and_draws(bundle, models, clips, 
     from batchser.training.corpora import CorpusRead, Fault
 
     read = CorpusRead(list(clips), (Fault("EMO-DB", "03a01Xx.wav", "unlabelled", "no such letter"),))
-    monkeypatch.setattr(evaluate, "read_clips", lambda bundle, data: read)
+    monkeypatch.setattr(evaluate, "read_clips", lambda bundle, data, corpora: read)
     common = ("--model", bundle.folder, "--data", corpora)
     code, out, err = command(capfd, *common, "--degradations", "none", "--pictures", tmp_path / "pictures")
     assert code == 0
@@ -617,6 +642,42 @@ def test_the_command_prints_the_protocol_first_and_draws(bundle, models, clips, 
     assert (code, out) == (2, "")
     assert "error: --calls" in err
     assert "every model has heard some of its 2 customers" in err
+
+
+def test_own_labelled_calls_are_scored_by_the_shipped_model_without_speakers_it_heard(bundle, corpora, capfd, tmp_path):
+    rows = []
+    for speaker, emotion in enumerate(("angry", "happy", "sad", "calm")):
+        write(corpora / f"{speaker}.wav", speechlike(2.0, speaker))
+        rows.append({"path": f"{speaker}.wav", "emotion": emotion, "speaker": speaker, "corpus": "support"})
+    write_csv(corpora / "calls.csv", rows)
+    own = [Clip("support", corpora / str(r["path"]), str(r["speaker"]), str(r["emotion"]), None) for r in rows]
+
+    def knowing(name: str, heard: Sequence[Clip]) -> Bundle:
+        training = dict(bundle.training) | {"heard": [protocols.speaker_key(clip) for clip in heard]}
+        return write_bundle(tmp_path / name, dataclasses.replace(bundle, training=training), tiny_arrays(), {}, "")
+
+    model = knowing("some", own[1:2])
+    common = ("--data", corpora, "--corpora", "calls.csv", "--quiet")
+    code, out, err = command(capfd, "--model", model.folder, *common, "--degradations", "mu-law", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["protocol"], found["line"], found["heard"]) == ("cross-corpus", "clean", 1)
+    expected = evaluate.score_clips([own[0], *own[2:]], Model(model), "clean")
+    assert found["clips"]["confusion"] == scores.evaluate(expected, model.abstain_threshold)["confusion"]
+    assert (found["clips"]["clips"], found["clips"]["left_out"]) == (2, 1)  # the model knows no calm
+    assert list(found["degradations"]["rows"]) == ["clean", "mu-law"]
+    code, out, err = command(capfd, "--model", model.folder, *common, "--degradations", "none")
+    assert "Left out: 1 clips of speakers that the model was trained on." in out
+    assert "untrimmed, no telephone added, through the job" in out
+
+    for folder, more, words in (
+        (knowing("all", own).folder, (), "was trained on every speaker of these 4 clips"),
+        (bundle.folder, (), "does not say whom it has heard"),
+        (model.folder, ("--calls", corpora), "--corpora and --calls: give one of them"),
+    ):
+        code, out, err = command(capfd, "--model", folder, *common, *more)
+        assert (code, out) == (2, "")
+        assert words in err
 
 
 @pytest.mark.parametrize(

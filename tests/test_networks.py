@@ -36,6 +36,16 @@ def test_a_window_has_the_same_logits_alone_and_in_a_batch():
     np.testing.assert_allclose(np.asarray(network(inputs[3:4], training=False)), whole[3:4], atol=1e-5)
 
 
+@pytest.mark.parametrize("own_means", [True, False])
+def test_a_network_of_own_means_is_deaf_to_what_a_line_adds_to_each_feature(own_means):
+    options = {"filters": [4, 4, 4], "units": [8, 6], "skip": 5, "own_means": own_means}
+    network = networks.build("conv-dual-lstm", 40, 16, 6, options)
+    rng = np.random.default_rng(0)
+    inputs, colour = rng.normal(size=(5, 40, 16)).astype(np.float32), rng.normal(size=16).astype(np.float32)
+    plain, coloured = (np.asarray(network(x, training=False)) for x in (inputs, inputs + colour))
+    assert np.allclose(coloured, plain, atol=1e-5) == own_means
+
+
 PAPERS = {
     # recipe of paper: frames, features, labels, network, its options, parameters
     "001, two layers": (20, 40, 8, "lstm-stack", {

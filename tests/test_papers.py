@@ -60,7 +60,11 @@ def test_a_papers_recipe_trains_is_measured_again_and_scores_recordings(name, da
     clips = bundle.scores["clips"]
     assert [bundle.scores[key] for key in ("protocol", "line", "cut")] == ["random", "clean", "clip"]
     card = " ".join((bundle.folder / "README.md").read_text().split())
-    for words in ("cut as in training, no telephone, through the job", "Training windows are clips from", "--set '"):
+    for words in (
+        "cut as in training, no telephone added, through the job",
+        "Training windows are clips from",
+        "--set '",
+    ):
         assert words in card
     assert "telephone lines" not in card.split("##")[0]
     assert abs(clips["clips"] - recipe.test_share * 72) < 4  # a whole number of each label

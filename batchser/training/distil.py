@@ -23,16 +23,16 @@ _CLIPS = 32  # whose windows are judged at once
 
 @dataclass(frozen=True, slots=True)
 class Teaching:
-    """Fitted networks of one build, the mean of whose probabilities is ``share`` of every training target."""
+    """Fitted networks and their builds, the mean of whose probabilities is ``share`` of every training target."""
 
-    network: NetworkSpec
-    teachers: tuple[Fitted, ...]
+    teachers: tuple[tuple[NetworkSpec, Fitted], ...]
     share: float
 
     def key(self) -> str:
         """Stand for the teachers and their share."""
         digest = hashlib.sha256(str(self.share).encode())
-        for teacher in self.teachers:
+        for build, teacher in self.teachers:
+            digest.update(repr(build).encode())
             for array in (*teacher.weights, teacher.mean, teacher.std, np.float64(teacher.temperature)):
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
@@ -57,10 +57,8 @@ def taught_targets(
     _, copies, num_frames, num_features = inputs.shape
     blended = np.repeat(targets[:, None], copies, axis=1).astype(np.float32)
     blended[rows] *= 1 - teaching.share
-    for teacher in teaching.teachers:
-        network = networks.build(
-            teaching.network.name, num_frames, num_features, targets.shape[1], teaching.network.options
-        )
+    for build, teacher in teaching.teachers:
+        network = networks.build(build.name, num_frames, num_features, targets.shape[1], build.options)
         network.set_weights(teacher.weights)
         judge = inference(network, num_frames, num_features)
         for k in range(0, len(rows), _CLIPS):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from batchser.bundle import NetworkSpec
 from batchser.records import FloatArray, IntArray
 from batchser.training import protocols
 from batchser.training.corpora import Clip
-from batchser.training.fit import Task
-from batchser.training.protocols import Split
+from batchser.training.distil import Teaching
+from batchser.training.fit import Fitted, Task
+from batchser.training.protocols import SHIPPED, Split
 from batchser.training.recipe import Recipe
-from batchser.training.start import SHIPPED, Base
+from batchser.training.start import Base
 
 _TEACHER_SEEDS: Final = 1000  # apart: a split's own seed is the recipe's and its number
 
@@ -69,19 +69,13 @@ def start_models(recipe: Recipe, base: Base | None, clips: Sequence[Clip], split
     return {split.name: base.model_for(clips, split, recipe.protocol) for split in splits} | {SHIPPED: SHIPPED}
 
 
-def teacher_network(recipe: Recipe) -> NetworkSpec:
-    """The build of the teachers: that of the networks they teach, where the recipe names no other."""
-    return recipe.teacher_network or recipe.network
-
-
 def teacher_name(name: str, number: int) -> str:
     """Name the fit of a teacher of the network ``name``; the first is number 1."""
     return f"{name}-teacher-{number}"
 
 
 def teacher_jobs(recipe: Recipe, jobs: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The fits that those of ``emotion_jobs`` learn from, the first one's ``recipe.teachers`` first; none without."""
-    network = teacher_network(recipe)
+    """The fits that those of ``emotion_jobs`` learn from, all teachers of the first one first; none without."""
     return [
         (
             replace(
@@ -91,8 +85,14 @@ def teacher_jobs(recipe: Recipe, jobs: Sequence[tuple[Any, ...]]) -> list[tuple[
             folder, targets, groups, start if network == recipe.network else None,
         )
         for task, folder, targets, groups, start in jobs
-        for number in range(1, recipe.teachers + 1)
+        for number, network in enumerate(recipe.teacher_networks, start=1)
     ]  # fmt: skip
+
+
+def teaching(recipe: Recipe, name: str, fitted: Mapping[str, Fitted]) -> Teaching:
+    """What the network ``name`` learns from: its teachers among ``fitted``, by their fits' names."""
+    named = enumerate(recipe.teacher_networks, start=1)
+    return Teaching(tuple((network, fitted[teacher_name(name, k)]) for k, network in named), recipe.teacher_share)
 
 
 def emotion_jobs(training: TrainingSet, splits: Sequence[Split], base: Base | None) -> list[tuple[Any, ...]]:

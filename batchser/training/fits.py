@@ -17,7 +17,9 @@ from batchser.training.store import makers
 from batchser.training.workers import Report
 
 #: What decides how a fit ends, besides what is fitted.
-_SOURCES: Final = ("networks.py", "training/fit.py", "training/perturb.py", "training/distil.py")
+_SOURCES: Final = (
+    "networks.py", "scoring.py", "settings.py", "training/fit.py", "training/perturb.py", "training/distil.py",
+)  # fmt: skip
 _LIBRARIES: Final = ("numpy", "scipy", "keras", "tensorflow")
 
 

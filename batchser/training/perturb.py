@@ -30,6 +30,7 @@ _TO_THE_END: Final = 0.5  # of noisy windows: their silent end is the line's, el
 class LineNoise:
     """A line's noise for centred log-mel windows, added in the mel domain, where powers of voice and noise add up.
 
+    The windows must have kept their colour: where each band has lost its own mean, powers no longer compare.
     On average it gives what the features of the noisy sound would be, and the sound itself is not needed; how voice and
     noise interfere in a moment is lost. ``power`` float32 (n, F) are frames of white noise, of mean 1 in each band;
     ``centre_hz`` and ``width_hz`` float32 (F,) are the bands'.
@@ -56,22 +57,25 @@ class LineNoise:
         )  # fmt: skip
 
     def add(self, rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> FloatArray:
-        """Make some of the centred windows ``x`` float32 (B, T, F) noisy, ``noise_probability`` of them.
+        """Make some of the centred windows ``x`` float32 (B, T, F) noisy, ``noise_probability`` of them; none silent.
 
         Noise lies ``noise_snr_db`` below the voice's active level, and has a colour and a band of its own. Silence at a
         window's end is noisy, too, or lies past the recording's end and stays silent: one is as likely as the other.
         """
         noisy = np.flatnonzero(rng.random(len(x)) < settings.noise_probability)
+        heard = frames_heard(x[noisy])
+        noisy, heard = noisy[heard > 0], heard[heard > 0]  # silence has no level that noise could lie below
         if not noisy.size:
             return x
         found = x.copy()
-        found[noisy] = self._noisy(rng, x[noisy], settings.noise_snr_db)
+        found[noisy] = self._noisy(rng, x[noisy], heard, settings.noise_snr_db)
         return found
 
-    def _noisy(self, rng: np.random.Generator, x: FloatArray, snr_db: tuple[float, float]) -> FloatArray:
-        """Add noise to every window of ``x`` (b, T, F), and centre it again."""
-        heard = frames_heard(x)
-        num_frames = np.where((rng.random(len(x)) < _TO_THE_END) & (heard > 0), x.shape[1], heard)
+    def _noisy(
+        self, rng: np.random.Generator, x: FloatArray, heard: IntArray, snr_db: tuple[float, float]
+    ) -> FloatArray:
+        """Add noise to every window of ``x`` (b, T, F), of which ``heard`` (b,) frames sound, and centre it again."""
+        num_frames = np.where(rng.random(len(x)) < _TO_THE_END, x.shape[1], heard)
         inside = np.arange(x.shape[1]) < num_frames[:, None]  # (b, T)
         voice = np.where(inside[:, :, None], 10 ** (x / 10), np.float32(0.0))
         level = active_level(voice @ self.width_hz)

@@ -29,6 +29,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "and acting.",
 }
 PROTOCOLS: Final = tuple(_SENTENCES)
+#: What the model that is run is called among the splits' models.
+SHIPPED: Final = "shipped"
 #: Corpora whose speakers are another corpus's: nobody may be trained on in one and be a stranger in the other.
 _SAME_SPEAKERS: Final[Mapping[str, str]] = {"RAVDESS-song": "RAVDESS"}
 #: Speakers without a fold are dealt into so many where neither the clips nor the recipe name any.

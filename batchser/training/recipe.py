@@ -16,7 +16,7 @@ from typing import Any, Final
 from batchser.bundle import NetworkSpec
 from batchser.errors import ConfigError
 from batchser.settings import FeatureSettings, GateSettings
-from batchser.training.augment.settings import AugmentSettings
+from batchser.training.augment.settings import SNR_DB, AugmentSettings, is_rising_pair
 from batchser.training.corpora import LabelOptions
 from batchser.training.protocols import PROTOCOLS
 
@@ -36,9 +36,11 @@ def _out_of_range(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> l
     return faults
 
 
-def _is_rising_pair(value: Any) -> bool:
-    numbers = isinstance(value, tuple) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    return numbers and len(value) == 2 and value[0] <= value[1]  # NaN is neither less nor more
+def _snr_faults(value: Any) -> list[str]:
+    if is_rising_pair(value, *SNR_DB):
+        return []
+    low, high = SNR_DB
+    return [f"noise_snr_db: received {value!r}, expected two rising numbers from {low:g} to {high:g}"]
 
 
 #: Kinds of groups that a fit can draw equally often.
@@ -88,8 +90,7 @@ class WindowSettings:
             faults.append('cut: received "call" with offset_s or variants, which are for cut = "clip"')
         if self.cut == "clip" and isinstance(self.copies, int) and self.copies % max(1, len(self.variants)):
             faults.append(f"copies: received {self.copies}, expected a multiple of the {len(self.variants)} variants")
-        if not _is_rising_pair(self.noise_snr_db):
-            faults.append(f"noise_snr_db: received {self.noise_snr_db!r}, expected two numbers, the smaller first")
+        faults += _snr_faults(self.noise_snr_db)
         if not 0 <= self.gap_s[0] <= self.gap_s[1]:
             faults.append(f"gap_s: received {list(self.gap_s)}, expected two seconds, the shorter first")
         if faults:
@@ -104,11 +105,12 @@ class FitSettings:
     ``cosine`` (after ``warm_up_steps``, to 2 % of ``learning_rate`` over all epochs), ``plateau`` (halved after
     ``plateau_patience`` epochs without gain) or ``constant``. Each window is blended with another (``mixup``, the
     parameter of its beta distribution), some are made noisy anew each epoch (``noise_probability``, ``noise_snr_db``
-    below the voice; centred log-mel only; teachers are asked of the window without it), its features and frames
-    stretched by up to a part (``frequency_warp``, ``time_warp``), and stripes of it hidden (``frequency_mask``,
-    ``time_mask``, at their widest). ``balance`` draws clips so that every ``class``, ``corpus`` or ``corpus-class``
-    (each class of each corpus) named in it comes up equally often; with ``class`` and ``corpus`` alone, a class that
-    one corpus has to itself fills far more than its share of that corpus; calibration's offsets count clips so too.
+    below the voice; only with ``features.keep_colour``; teachers are asked of the window without it), its features and
+    frames stretched by up to a part (``frequency_warp``, ``time_warp``), and stripes of it hidden
+    (``frequency_mask``, ``time_mask``, at their widest). ``balance`` draws clips so that every ``class``, ``corpus`` or
+    ``corpus-class`` (each class of each corpus) named in it comes up equally often; with ``class`` and ``corpus``
+    alone, a class that one corpus has to itself fills far more than its share of that corpus; calibration's offsets
+    count clips so too.
     ``vote_share`` of a target is the listeners' votes, where a clip has some. ``validation_speakers`` are kept for
     early stopping and calibration, or a ``validation_share`` of the clips under protocols that do not tell speakers
     apart, the first ``validation_copies`` windows of each. Calibration finds a temperature and, with ``label_offsets``,
@@ -164,8 +166,7 @@ class FitSettings:
         ]
         if not isinstance(balance, tuple):
             faults.append(f"balance: received {balance!r}, expected a list of {', '.join(BALANCES)}")
-        if not _is_rising_pair(self.noise_snr_db):
-            faults.append(f"noise_snr_db: received {self.noise_snr_db!r}, expected two numbers, the smaller first")
+        faults += _snr_faults(self.noise_snr_db)
         if self.label_offsets not in (True, False):
             faults.append(f"label_offsets: received {self.label_offsets!r}, expected true or false")
         if faults:
@@ -179,9 +180,9 @@ class Recipe:
     ``line`` is what the clips come down that it is measured on, one of evaluate.degradations: ``clean`` for none.
     ``test_share`` of the clips is what the random protocols test on; ``kept_share`` of the held-out clips are above the
     confidence from which on the model does not abstain.
-    ``teachers`` networks are fitted for every split before the one that counts, ``teacher_network`` (empty: the same
-    build) by ``teacher_fit``; ``teacher_share`` of its targets is what they say of a window (training.distil). What
-    they are taught, and validated on, is ``fit``'s. ``gate_augment`` is the gate's own ``augment`` (empty: the same).
+    ``teacher_networks`` are fitted for every split before the one that counts, by ``teacher_fit``; ``teacher_share`` of
+    its targets is what they say of a window, in the mean (training.distil). What they are taught, and validated on, is
+    ``fit``'s. ``gate_augment`` is the gate's own ``augment`` (empty: the same).
     ``ship`` says what the shipped network is taught: ``all`` clips, or a ``split``'s: then it is the first split's
     network itself, in half the time where there is one split.
     ``start_from`` names a bundle whose networks the fits start from (empty: from chance): its shipped one or, for clips
@@ -206,9 +207,8 @@ class Recipe:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     network: NetworkSpec = field(default_factory=lambda: NetworkSpec("conv-dual-lstm", {}))
     fit: FitSettings = field(default_factory=FitSettings)
-    teachers: int = 0
+    teacher_networks: tuple[NetworkSpec, ...] = ()
     teacher_share: float = 0.6
-    teacher_network: NetworkSpec | None = None
     teacher_fit: FitSettings = field(default_factory=FitSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     gate_network: NetworkSpec = field(default_factory=lambda: NetworkSpec("gate-conv", {}))
@@ -227,7 +227,7 @@ class Recipe:
         faults = _out_of_range(self, {
             "seed": (0, inf), "gate_windows": (20, inf), "gate_held_out_fold": (0, inf),
             "gate_held_out_music": (0, 0.99), "kept_share": (0.01, 1), "test_share": (0.01, 0.99),
-            "teachers": (0, inf), "teacher_share": (0, 1),
+            "teacher_share": (0, 1),
         })  # fmt: skip
         plain = FitSettings()
         faults += [
@@ -241,14 +241,20 @@ class Recipe:
             if str(item.type).startswith("tuple") and not isinstance(getattr(self, item.name), tuple)
         ]
         noiseless = {"gate_fit": "the gate's noise is [gate_augment]'s"}
-        if not self.features.centred:
-            why = "noise is added to centred log-mel alone (features.centred)"
+        if not (self.features.centred and self.features.keep_colour):
+            why = "noise is added to log-mel that keeps its colour alone (features.keep_colour)"
             noiseless |= {"fit": why, "teacher_fit": why}
         faults += [
             f"{name}.noise_probability: received {getattr(self, name).noise_probability:g}, expected 0: {why}"
             for name, why in noiseless.items()
             if getattr(self, name).noise_probability
         ]
+        others = [network for network in self.teacher_networks if network != self.network]
+        if self.start_from and others:
+            faults.append(
+                f"teacher_networks: received {len(others)} of another build than [network] with start_from; they would "
+                "begin from chance: leave them out, or write [network]'s options into them"
+            )
         if self.ship not in ("all", "split"):
             faults.append(f"ship: received {self.ship!r}, expected one of all, split")
         if faults:
@@ -333,7 +339,7 @@ _PARTS: Final[Mapping[str, type]] = {
 }
 
 
-_NETWORKS: Final = ("network", "teacher_network", "gate_network")
+_NETWORKS: Final = ("network", "gate_network")
 
 
 def recipe_of(values: dict[str, Any]) -> Recipe:
@@ -348,8 +354,11 @@ def recipe_of(values: dict[str, Any]) -> Recipe:
         faults += _unknown_keys(values.get(name, {}), kind, f"{name}.")
     faults += [f"{key}: missing" for key in ("name", "corpora", "labels", "negative_labels") if key not in values]
     for name in _NETWORKS:
-        if name in values and not (isinstance(values[name], dict) and isinstance(values[name].get("name"), str)):
+        if name in values and not _is_network(values[name]):
             faults.append(f"{name}: received {values[name]!r}, expected a table with the network's name")
+    teachers = values.get("teacher_networks", [])
+    if not (isinstance(teachers, list) and all(map(_is_network, teachers))):
+        faults.append(f"teacher_networks: received {teachers!r}, expected a list of tables with the networks' names")
     if values.get("protocol", PROTOCOLS[0]) not in PROTOCOLS:
         faults.append(f"protocol: received {values['protocol']!r}, expected one of {', '.join(PROTOCOLS)}")
     if not isinstance(values.get("search", {}), dict):
@@ -368,11 +377,19 @@ def recipe_of(values: dict[str, Any]) -> Recipe:
                            for fault in error.faults]  # fmt: skip
     for name in _NETWORKS:
         if name in values:
-            options = dict(values[name])
-            built[name] = NetworkSpec(options.pop("name"), options)
+            built[name] = _network(values[name])
+    built["teacher_networks"] = tuple(map(_network, teachers))
     if faults:
         raise ConfigError([f"recipe: {fault}" for fault in faults])
     return Recipe(**built)
+
+
+def _is_network(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("name"), str)
+
+
+def _network(value: Mapping[str, Any]) -> NetworkSpec:
+    return NetworkSpec(value["name"], {name: option for name, option in value.items() if name != "name"})
 
 
 def _as_tuples(value: Any) -> Any:

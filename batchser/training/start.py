@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from batchser.bundle import Bundle, find_bundle, read_weights, split_file
 from batchser.errors import ConfigError
@@ -18,10 +18,8 @@ from batchser.records import FloatArray
 from batchser.training import evaluate, protocols
 from batchser.training.corpora import Clip
 from batchser.training.fit import Start
-from batchser.training.protocols import Split
+from batchser.training.protocols import SHIPPED, Split
 from batchser.training.recipe import Recipe
-
-SHIPPED: Final = "shipped"
 
 
 @dataclass(frozen=True, slots=True)

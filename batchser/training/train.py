@@ -27,14 +27,12 @@ from batchser.scoring import Model, start_tensorflow
 from batchser.training import augment, compose, evaluate, protocols
 from batchser.training.compose import ClipAudio, SoundFiles
 from batchser.training.corpora import Clip, CorpusRead, clips_key, corpus_of, read_corpora, render_faults
-from batchser.training.distil import Teaching
 from batchser.training.emotion_lesson import (
     TrainingSet,
     emotion_jobs,
     start_models,
     teacher_jobs,
-    teacher_name,
-    teacher_network,
+    teaching,
 )
 from batchser.training.evaluate import scores
 from batchser.training.evaluate.calls import find_split
@@ -43,9 +41,9 @@ from batchser.training.evaluate.degradations import available
 from batchser.training.fit import Fitted
 from batchser.training.fits import fit_or_take
 from batchser.training.gate_lesson import GATE, gate_weights, prepare_lesson
-from batchser.training.protocols import Split
+from batchser.training.protocols import SHIPPED, Split
 from batchser.training.recipe import Recipe
-from batchser.training.start import SHIPPED, Base, open_base
+from batchser.training.start import Base, open_base
 from batchser.training.store import Store, check_cache
 from batchser.training.workers import Report, Workers, start_workers
 
@@ -165,17 +163,12 @@ def _prepare_lessons(
 def _fit_all(recipe: Recipe, lessons: _Lessons, work: Path, pool: Workers) -> dict[str, Fitted]:
     """Fit the gate and the teachers, then the networks that learn from them: all by their tasks' names."""
     first = [*lessons.gate_jobs, *teacher_jobs(recipe, lessons.jobs)]
-    untaught = [(*job, None, work) for job in (first if recipe.teachers else [*first, *lessons.jobs])]
+    untaught = [(*job, None, work) for job in (first if recipe.teacher_networks else [*first, *lessons.jobs])]
     fitted = dict(zip([job[0].name for job in untaught], pool.run(fit_or_take, untaught), strict=True))
-    if recipe.teachers:
-        jobs = [(*job, _teaching(recipe, job[0].name, fitted), work) for job in lessons.jobs]
+    if recipe.teacher_networks:
+        jobs = [(*job, teaching(recipe, job[0].name, fitted), work) for job in lessons.jobs]
         fitted |= zip([job[0].name for job in jobs], pool.run(fit_or_take, jobs), strict=True)
     return fitted
-
-
-def _teaching(recipe: Recipe, name: str, fitted: Mapping[str, Fitted]) -> Teaching:
-    teachers = tuple(fitted[teacher_name(name, number)] for number in range(1, recipe.teachers + 1))
-    return Teaching(teacher_network(recipe), teachers, recipe.teacher_share)
 
 
 def compose_training_set(
@@ -242,20 +235,18 @@ def check_clips(clips: Sequence[Clip], recipe: Recipe) -> None:
 
     Raises
     ------
-    ConfigError : masks wider than windows, an unknown line or label, options that a network does not take
+    ConfigError : masks wider than windows, an unknown line or label, no such fold for the gate, options that a network
+        does not take
     """
     unknown = sorted({c.emotion for c in clips} - set(recipe.labels))
     features = recipe.features
-    shape = (features.num_steps, features.num_features)
-    fits = [
-        ("fit", recipe.network, recipe.fit, shape),
-        ("gate_fit", recipe.gate_network, recipe.gate_fit, (features.num_frames, features.num_mels)),
-    ]
-    if recipe.teachers:
-        fits.append(("teacher_fit", teacher_network(recipe), recipe.teacher_fit, shape))
+    shape, gate_shape = (features.num_steps, features.num_features), (features.num_frames, features.num_mels)
+    fits = [("fit", recipe.fit, shape), ("gate_fit", recipe.gate_fit, gate_shape)]
+    if recipe.teacher_networks:
+        fits.append(("teacher_fit", recipe.teacher_fit, shape))
     faults = [
         f"{name}.{mask}: received {received}, expected at most {most}"
-        for name, _, settings, (steps, width) in fits
+        for name, settings, (steps, width) in fits
         for mask, received, most in (
             ("frequency_mask", settings.frequency_mask, width),
             ("time_mask", settings.time_mask, steps),
@@ -264,12 +255,28 @@ def check_clips(clips: Sequence[Clip], recipe: Recipe) -> None:
     ]
     if recipe.line not in available():
         faults.append(f"line: received {recipe.line!r}, expected one of {', '.join(available())}")
+    num_folds = protocols.fold_count(clips, recipe.folds)
+    if recipe.protocol == "speaker-folds" and not recipe.start_from and recipe.gate_held_out_fold >= num_folds:
+        faults.append(
+            f"gate_held_out_fold: received {recipe.gate_held_out_fold}, expected one of the {num_folds} folds, counted "
+            "from 0: the gate would hear everyone that it is measured on"
+        )
     if unknown:
         faults.append(f"labels: the corpora also hold {', '.join(unknown)}, which the recipe does not name")
+    specs = [("network", recipe.network, shape), ("gate_network", recipe.gate_network, gate_shape)]
+    specs += [(f"teacher_networks[{k}]", network, shape) for k, network in enumerate(recipe.teacher_networks)]
+    for name, spec, (steps, width) in specs:
+        try:
+            rank = len(networks.build(spec.name, steps, width, 2, spec.options).output_shape)
+        except ConfigError as error:
+            faults += [f"{name}: {fault}" for fault in error.faults]
+            continue
+        if rank != (3 if name == "gate_network" else 2):
+            faults.append(
+                f"{name}: {spec.name!r} judges {'windows' if rank == 2 else 'chunks of windows'}; take another"
+            )
     if faults:
         raise ConfigError([f"recipe {recipe.name}: {fault}" for fault in faults])
-    for _, spec, _, (steps, width) in fits:
-        networks.build(spec.name, steps, width, 2, spec.options)  # raises for options it does not take
 
 
 def _window_mflop(recipe: Recipe) -> float:

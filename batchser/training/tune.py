@@ -126,7 +126,7 @@ def _checked(values: Mapping[str, Any], options: Options) -> tuple[dict[str, Any
 
 def _recipe(values: Mapping[str, Any]) -> Recipe:
     """A trial's recipe: one network, and no teachers."""
-    return replace(recipe_of(dict(values)), teachers=0)
+    return replace(recipe_of(dict(values)), teacher_networks=())
 
 
 def _check_points(values: Mapping[str, Any], recipe: Recipe, clips: Sequence[Clip], options: Options) -> None:
@@ -136,7 +136,7 @@ def _check_points(values: Mapping[str, Any], recipe: Recipe, clips: Sequence[Cli
     for what, each in {"": recipe, **recipes_at_extremes(values)}.items():
         try:
             check_machine(each)
-            check_clips(clips, replace(each, teachers=0))
+            check_clips(clips, replace(each, teacher_networks=()))
         except ConfigError as error:
             faults += [f"{what}: {fault}".removeprefix(": ") for fault in error.faults]
     if faults:

@@ -14,15 +14,17 @@ from batchser.training.augment.voices import load_audiomentations
 _CODECS: Final[Mapping[str, float]] = {
     "mu-law": 0.5, "a-law": 0.18, "pcm16": 0.12, "gsm-6.10": 0.1, "opus-12k": 0.05, "mp3-16k": 0.05,
 }  # fmt: skip
+#: The widest range of a signal-to-noise ratio.
+SNR_DB: Final = (-20.0, 100.0)
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "pitch_semitones": (-12, 12),
     "stretch": (0.5, 2),
-    "background_snr_db": (-20, 100),
-    "music_snr_db": (-20, 100),
+    "background_snr_db": SNR_DB,
+    "music_snr_db": SNR_DB,
     "low_hz": (10, 1000),
     "high_hz": (1500, 20_000),
     "colour_db_per_octave": (-6, 6),
-    "noise_snr_db": (-20, 100),
+    "noise_snr_db": SNR_DB,
     "noise_slope": (0, 3),
     "packet_loss_share": (0, 0.5),
     "level_db": (-60, 40),
@@ -95,7 +97,7 @@ class AugmentSettings:
         ]
         for name, (least, most) in _RANGES.items():
             value = values[name]
-            if not (_all_inside(value, least, most) and len(value) == 2 and value[0] <= value[1]):
+            if not is_rising_pair(value, least, most):
                 faults.append(
                     f"augment.{name}: received {value!r}, expected two rising numbers from {least:g} to {most:g}"
                 )
@@ -131,6 +133,11 @@ class AugmentSettings:
             raise ConfigError(faults)
         if self.pitch_probability or self.stretch_probability:
             load_audiomentations()
+
+
+def is_rising_pair(value: Any, least: float, most: float) -> bool:
+    """Whether a value is two numbers from ``least`` to ``most``, the smaller first."""
+    return _all_inside(value, least, most) and len(value) == 2 and value[0] <= value[1]
 
 
 def _inside(value: Any, least: float, most: float) -> bool:

@@ -16,6 +16,7 @@ from batchser.training.evaluate.measure import (
     EvaluateOptions,
     choose_degradations,
     evaluate_bundle,
+    evaluate_strangers,
     score_clips,
     score_split,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "bundle_splits",
     "choose_degradations",
     "evaluate_bundle",
+    "evaluate_strangers",
     "protocol_of",
     "read_clips",
     "require_split_models",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -46,6 +46,11 @@ _OF_ANY_CORPUS: Final = (
               "not trained on telephone lines"),
     Reference("real calls", "45.6 UAR", "emergency calls (CEMO), 4 classes", "cross-domain"),
 )  # fmt: skip
+
+#: Tables of a recipe whose keys are a network's options: those it does not say have their defaults.
+_FREE_KEYS: Final = ("network.", "gate_network.")
+#: Tables that are said as a whole: what they do not name is not there.
+_WHOLE_TABLES: Final = ("codecs", "sound_licences")
 
 
 def render_card(bundle: Bundle) -> str:
@@ -93,7 +98,7 @@ def _making(bundle: Bundle) -> str:
     start = training.get("start_from")
     began = f" Training began with the networks of {start['name']} ({start['sha256'][:12]})." if start else ""
     recipe = training.get("whole_recipe", {})
-    count = recipe.get("teachers", 0)
+    count = len(recipe.get("teacher_networks", ()))
     others = "another network" if count == 1 else f"{count} other networks"
     taught = (
         f" It was distilled: {100 * recipe['teacher_share']:.0f} % of each target is what {others}, fitted before it "
@@ -199,7 +204,8 @@ def _again(bundle: Bundle) -> str:
     recipe = bundle.training["recipe"]
     carried = (resources.files("batchser.training") / "recipes" / f"{recipe}.toml").is_file()
     whole = bundle.training.get("whole_recipe")
-    changes = "".join(f"--set '{change}' " for change in _changes(recipe, whole)) if carried and whole else ""
+    differing = _changes(recipe, whole) if carried and whole else []
+    changes = "".join("--set '" + change.replace("'", "'\\''") + "' " for change in differing)
     start = bundle.training.get("start_from")
     needs = (
         f"The bundle {start['name']}, with which it began, must be installed or in BATCHSER_MODELS." if start else ""
@@ -219,16 +225,39 @@ def _again(bundle: Bundle) -> str:
 def _changes(recipe: str, whole: Mapping[str, Any]) -> list[str]:
     """What of a run's recipe was not as the package carries it, as words for ``--set``."""
     own = json.loads(json.dumps(dataclasses.asdict(read_recipe(recipe))))
-    flat, flat_own = _flat(whole), _flat(own)
-    return [f"{key}={json.dumps(value)}" for key, value in flat.items() if key in flat_own and flat_own[key] != value]
+    return list(_differences(_as_written(whole), _as_written(own)))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Tables in tables as dotted keys."""
-    found: dict[str, Any] = {}
+def _as_written(value: Any) -> Any:
+    """Networks as a recipe writes them, with the name among the options, at any depth."""
+    if isinstance(value, list):
+        return [_as_written(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"name", "options"}:
+        return {"name": value["name"], **value["options"]}
+    return {key: _as_written(each) for key, each in value.items()}
+
+
+def _differences(values: Mapping[str, Any], own: Mapping[str, Any], table: str = "") -> Iterator[str]:
+    """Keys of ``values`` that ``own`` has with another value, as ``table.key=value``; those that it lacks are gone."""
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        if key not in own and table not in _FREE_KEYS:
+            continue
+        if isinstance(value, dict) and isinstance(own.get(key), dict) and key not in _WHOLE_TABLES:
+            yield from _differences(value, own[key], f"{table}{key}.")
+        elif value != own.get(key):
+            yield f"{table}{key}={_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    """Write a value of plain types as TOML, in one line."""
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items() if each is not None)
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)
 
 
 def _wrapped(text: str, indent: str = "") -> str:

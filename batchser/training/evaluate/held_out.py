@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from batchser.bundle import Bundle, read_weights, split_file
 from batchser.errors import ConfigError
 from batchser.scoring import Model
 from batchser.training import protocols
 from batchser.training.corpora import Clip, CorpusRead, LabelOptions, clips_key, read_corpora
-from batchser.training.protocols import Split
+from batchser.training.protocols import SHIPPED, Split
 
 #: The line of a model whose recipe names no other.
 TELEPHONE_LINE: Final = "mu-law"
@@ -20,8 +22,8 @@ TELEPHONE_LINE: Final = "mu-law"
 CLEAN_LINE: Final = "clean"
 
 
-def read_clips(bundle: Bundle, data: Path) -> CorpusRead:
-    """Read the bundle's corpora as they were read for its training.
+def read_clips(bundle: Bundle, data: Path, corpora: Sequence[str] = ()) -> CorpusRead:
+    """Read the bundle's corpora as they were read for its training, or others, with the same mapping of labels.
 
     Raises
     ------
@@ -30,7 +32,7 @@ def read_clips(bundle: Bundle, data: Path) -> CorpusRead:
     options = dict(bundle.training.get("label_options", {}))
     options["merge"] = tuple((source, target) for source, target in options.get("merge", ()))
     own = [corpus["name"] for corpus in bundle.data if "through" not in corpus]  # what the bundle it began with heard
-    read = read_corpora(data, own, LabelOptions(**options))
+    read = read_corpora(data, corpora or own, LabelOptions(**options))
     silent = set(bundle.training.get("silent", ()))
     if not silent:
         return read
@@ -64,6 +66,25 @@ def bundle_splits(bundle: Bundle, clips: Sequence[Clip]) -> list[Split]:
         about = f"bundle {bundle.name}: clips are not dealt as in its training"
         raise ConfigError([f"{about}: {fault}; {remedy}" for fault in faults])
     return found
+
+
+def strangers(bundle: Bundle, clips: Sequence[Clip]) -> Split:
+    """The clips of speakers whom no model of the bundle has heard, to be scored by the shipped one.
+
+    Raises
+    ------
+    ConfigError : it has heard them all, or does not say whom it has heard
+    """
+    if "heard" not in bundle.training:
+        raise ConfigError(f"bundle {bundle.name}: it does not say whom it has heard; train it again to measure it")
+    heard = set(bundle.training["heard"])
+    test = [k for k, clip in enumerate(clips) if protocols.speaker_key(clip) not in heard]
+    if not test:
+        raise ConfigError(
+            f"corpora: bundle {bundle.name} was trained on every speaker of these {len(clips)} clips; measured without "
+            "naming corpora, each split's model is asked about those that it has not heard"
+        )
+    return Split(SHIPPED, np.array([], np.int32), np.array(test, np.int32))
 
 
 def unheard_by(bundle: Bundle) -> dict[str, frozenset[str]]:

@@ -36,6 +36,7 @@ from batchser.training.evaluate.held_out import (
     line_of,
     protocol_of,
     split_model,
+    strangers,
     windows_are_clips,
 )
 from batchser.training.evaluate.scores import Predictions
@@ -209,6 +210,49 @@ def evaluate_bundle(
     model_of = functools.cache(functools.partial(split_model, bundle))
     if predictions is None:
         predictions = scores.join([score_split(clips, split, model_of(split.name), report) for split in found])
+    result = _measured(bundle, clips, found, model_of, predictions, options, report)
+    if calls:
+        parts = []
+        for folder, split in owners.items():
+            report(f"composed calls in {folder.name}: scored by the model of {split.name}")
+            parts.append(composed.score_calls(folder, model_of(split.name), split.name))
+        held_out = str(bundle.training["gate_held_out_fold"])
+        result["calls"] = composed.evaluate_calls(composed.join(parts), bundle, held_out)
+    return result
+
+
+def evaluate_strangers(
+    bundle: Bundle,
+    clips: Sequence[Clip],
+    options: EvaluateOptions = EvaluateOptions(),
+    *,
+    report: Report = lambda line: None,
+) -> dict[str, Any]:
+    """Score a bundle's shipped model on corpora that it was not trained on, such as a company's own labelled calls.
+
+    The clips go through the job as they are recorded, down no further line. Those of speakers whom the model has heard
+    are left out and counted. Parameters and result are those of ``evaluate_bundle``, with ``heard``: that count.
+
+    Raises
+    ------
+    ConfigError : it has heard all speakers, or does not say whom
+    """
+    split, model = strangers(bundle, clips), Model(bundle)
+    predictions = score_clips([clips[k] for k in split.test], model, CLEAN_LINE, split=split.name)
+    about = {"protocol": "cross-corpus", "line": CLEAN_LINE, "train_only": [], "heard": len(clips) - len(split.test)}
+    return _measured(bundle, clips, [split], lambda name: model, predictions, options, report) | about
+
+
+def _measured(
+    bundle: Bundle,
+    clips: Sequence[Clip],
+    found: Sequence[Split],
+    model_of: Callable[[str], Model],
+    predictions: Predictions,
+    options: EvaluateOptions,
+    report: Report,
+) -> dict[str, Any]:
+    """What is measured on clips, under the bundle's own protocol."""
     result: dict[str, Any] = {
         "protocol": protocol_of(bundle),
         "line": line_of(bundle),
@@ -219,13 +263,6 @@ def evaluate_bundle(
         result["cut"] = "clip"
     if options.degradations:
         result["degradations"] = degradation_table(bundle, clips, found, model_of, options, report)
-    if calls:
-        parts = []
-        for folder, split in owners.items():
-            report(f"composed calls in {folder.name}: scored by the model of {split.name}")
-            parts.append(composed.score_calls(folder, model_of(split.name), split.name))
-        held_out = str(bundle.training["gate_held_out_fold"])
-        result["calls"] = composed.evaluate_calls(composed.join(parts), bundle, held_out)
     return result
 
 

@@ -16,6 +16,8 @@ def render_scores(scores: Mapping[str, Any], labels: Sequence[str]) -> str:
     parts = [protocols.describe(scores["protocol"])]
     if scores["train_only"]:
         parts[0] += f"\nTrained on but tested by none of these scores: {', '.join(scores['train_only'])}."
+    if scores.get("heard"):
+        parts[0] += f"\nLeft out: {scores['heard']} clips of speakers that the model was trained on."
     parts += [
         _clips(scores["clips"], scores.get("line", TELEPHONE_LINE), as_trained=scores.get("cut") == "clip"),
         _classes(scores["clips"], labels),
@@ -52,7 +54,7 @@ def _clips(clips: Mapping[str, Any], line: str, *, as_trained: bool) -> str:
 
 def sent_down(line: str) -> str:
     """Say in a few words what line the main scores are measured on."""
-    return {TELEPHONE_LINE: "300-3400 Hz, mu-law", CLEAN_LINE: "no telephone"}.get(line, line)
+    return {TELEPHONE_LINE: "300-3400 Hz, mu-law", CLEAN_LINE: "no telephone added"}.get(line, line)
 
 
 def _basic(scores: Mapping[str, Any]) -> list[str]:
