@@ -61,7 +61,7 @@ def prepare_lesson(
     cut = sides[0].count
     task = Task(GATE, rows[:cut], rows[cut:], recipe.gate_network, len(KINDS), recipe.gate_fit, recipe.seed)
     return Lesson(task, folder, {
-        "gate_held_out_fold": recipe.gate_held_out_fold if recipe.protocol == "speaker-folds" else None,
+        "gate_held_out_fold": held_out_fold(recipe, clips),
         "gate_held_out_music": [path.name for path in held_out],
         "gate_sounds": _told(recipe, {"music": music, "noise": noise, "rir": find_audio(data / "rir")}),
     })  # fmt: skip
@@ -78,10 +78,18 @@ def _told(recipe: Recipe, sounds: Mapping[str, Sequence[Path]]) -> dict[str, str
 
 def _voices(recipe: Recipe, clips: Sequence[Clip], splits: Sequence[Split]) -> IntArray:
     """The clips that the gate hears: outside one fold, else those that the one split's model hears: int (·,)."""
-    if recipe.protocol != "speaker-folds":
+    held_out = held_out_fold(recipe, clips)
+    if held_out is None:
         return splits[0].train
     folds = protocols.assign_folds(clips, protocols.fold_count(clips, recipe.folds), recipe.seed)
-    return np.flatnonzero(folds != recipe.gate_held_out_fold)
+    return np.flatnonzero(folds != held_out)
+
+
+def held_out_fold(recipe: Recipe, clips: Sequence[Clip]) -> int | None:
+    """The fold whose speakers the gate never hears, the last where there are fewer than it names; None: no folds."""
+    if recipe.protocol != "speaker-folds":
+        return None
+    return min(recipe.gate_held_out_fold, protocols.fold_count(clips, recipe.folds) - 1)
 
 
 def gate_sides(
