@@ -7,6 +7,7 @@ them; ``speechlike`` lies between.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ from batchser.settings import FeatureSettings, GateSettings
 
 if TYPE_CHECKING:
     from batchser.scoring import Model
+
+# As training sets it: whichever test is the first to start TensorFlow, sums are added up in one order.
+os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 
 LABELS = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
 NEGATIVE = ("angry", "disgust", "fearful", "sad")
