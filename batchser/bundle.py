@@ -33,7 +33,16 @@ from batchser.settings import FeatureSettings, GateSettings, fingerprint_of
 FORMAT_VERSION: Final = 1
 #: Settings that are younger than some bundles, with what those were made with.
 _ADDED: Final = {
-    "features": {"taper": "hann", "taper_samples": 0, "steps": 0, "below_peak": False, "keep_colour": False}
+    "features": {
+        "taper": "hann",
+        "taper_samples": 0,
+        "steps": 0,
+        "below_peak": False,
+        "keep_colour": False,
+        "num_pitches": 48,
+        "pitch_min_hz": 62.5,
+        "pitch_max_hz": 500.0,
+    }
 }
 _MAX_BYTES: Final = 256 * 2**20  # a bundle is a few megabytes; a hostile one must not fill the memory
 

@@ -41,6 +41,8 @@ def conv_dual_lstm(
     skip: int = 128,
     dropout: float = 0.3,
     own_means: bool = False,
+    pitch_filters: Sequence[int] = (),
+    num_pitches: int = 48,
 ) -> keras.Model:
     """Strided convolutions over time and frequency, two bidirectional LSTMs, attention pooling over all of them.
 
@@ -48,21 +50,38 @@ def conv_dual_lstm(
     → BiLSTM for each of ``units``; attention weighs the moments of what the convolutions (through ``skip`` units) and
     both LSTMs say, so that gradients reach each of them directly → Dropout → logits (B, num_outputs).
 
-    With ``own_means`` each feature is taken relative to its own mean over the window first, frames weighted by how much
+    With ``own_means`` each band is taken relative to its own mean over the window first, frames weighted by how much
     there is in them (softmax of their mean): what a line or a voice's colour adds throughout is not heard then.
+
+    With ``pitch_filters`` the last ``num_pitches`` features are pitches, over which go convolutions of their own, of so
+    many filters; the LSTMs read what both find.
+
+    Raises
+    ------
+    ValueError : not as many ``pitch_filters`` as ``filters``, or no features besides the pitches
     """
     from keras import Input, Model, layers, ops
 
-    x = inputs = Input((num_frames, num_features), name="features")
+    num_bands = num_features - num_pitches if pitch_filters else num_features
+    if num_bands < 1:
+        raise ValueError(f"num_pitches: received {num_pitches}, expected fewer than the {num_features} features")
+    if pitch_filters and len(pitch_filters) != len(filters):
+        raise ValueError(f"pitch_filters: received {list(pitch_filters)}, expected one for each of {list(filters)}")
+    inputs = Input((num_frames, num_features), name="features")
+    bands = inputs[:, :, :num_bands] if pitch_filters else inputs
     if own_means:
-        loud = ops.softmax(ops.mean(x, axis=2, keepdims=True), axis=1)  # (B, T, 1)
-        x -= ops.sum(loud * x, axis=1, keepdims=True)
-    x = layers.Reshape((num_frames, num_features, 1))(x)
-    for k, width in enumerate(filters):
-        x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False, name=f"conv_{k}")(x)
-        x = layers.BatchNormalization(name=f"norm_{k}")(x)
-        x = layers.ReLU()(x)
-    x = layers.Reshape((x.shape[1], x.shape[2] * x.shape[3]))(x)  # (B, T/8, F/8 · filters)
+        loud = ops.softmax(ops.mean(bands, axis=2, keepdims=True), axis=1)  # (B, T, 1)
+        bands -= ops.sum(loud * bands, axis=1, keepdims=True)
+    seen = []
+    images = [("", bands, filters)] + ([("pitch_", inputs[:, :, num_bands:], pitch_filters)] if pitch_filters else [])
+    for prefix, image, widths in images:
+        x = layers.Reshape((num_frames, image.shape[2], 1))(image)
+        for k, width in enumerate(widths):
+            x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False, name=f"{prefix}conv_{k}")(x)
+            x = layers.BatchNormalization(name=f"{prefix}norm_{k}")(x)
+            x = layers.ReLU()(x)
+        seen.append(layers.Reshape((x.shape[1], x.shape[2] * x.shape[3]))(x))  # (B, T/8, F/8 · filters)
+    x = layers.Concatenate()(seen) if pitch_filters else seen[0]
     levels = [layers.Dense(skip, activation="relu", name="skip")(x)]
     x = layers.Dropout(dropout)(x)
     for k, width in enumerate(units):

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from batchser.errors import ConfigError
 
-#: Every feature of paper 000's stack, in its order. A bundle names those its network reads.
-FEATURE_NAMES: Final = ("mfcc", "delta", "chroma", "mel", "contrast", "tonnetz")
+#: Every feature of frames: paper 000's stack, in its order, and pitch. A bundle names those its network reads.
+FEATURE_NAMES: Final = ("mfcc", "delta", "chroma", "mel", "contrast", "tonnetz", "pitch")
 #: The prosody of paper 003, in the order of its table. Its sample rate is left out: it is one and the same.
 PROSODY: Final = (
     "duration_s", "mean_amplitude", "peak_amplitude", "rms_mean", "rms_std", "intensity_db", "tempo_bpm", "zcr_mean",
@@ -26,7 +26,7 @@ PROSODY: Final = (
 #: Statistics of a whole window (prosody.py), which stand alone: a network reads these or features of frames.
 WINDOW_FEATURE_NAMES: Final = ("prosody", "centroid", "rolloff", "flux", "mfcc_mean", "mfcc_deviation")
 _TAPERS: Final = ("hann", "hamming")
-
+_CENTRED: Final = (("mel",), ("mel", "pitch"))
 
 #: Frames that the gate's network judges together: its two strided layers halve the frames twice.
 CHUNK_FRAMES: Final = 4
@@ -46,8 +46,9 @@ class FeatureSettings:
     """How a window becomes features; kept in the model bundle, which always wins.
 
     The defaults are those of the telephone models: 3 s at 8 kHz, 64 ms frames every 16 ms, 64 mel bands over what a
-    telephone lets through. ``centred`` (log-mel only) takes out level, and with it the colour of voice and line unless
-    ``keep_colour``: see features.centre.
+    telephone lets through. ``centred`` (log-mel, with pitch or without) takes out level, and with it the colour of
+    voice and line unless ``keep_colour``: see features.centre. ``pitch`` says how strongly each of ``num_pitches``
+    pitches sounds, from ``pitch_min_hz`` to below ``pitch_max_hz`` in equal steps of an octave.
     ``taper`` is the window function of a frame, ``taper_samples`` long in its middle (0: as long as the frame).
     ``below_peak`` gives mel in dB below the window's loudest, not below full scale.
     ``steps`` averages the frames inside a window over so many equal stretches (0: frames as they are; 1: their mean).
@@ -69,6 +70,9 @@ class FeatureSettings:
     mel_min_hz: float = 200.0
     mel_max_hz: float = 3700.0
     contrast_min_hz: float = 200.0
+    num_pitches: int = 48
+    pitch_min_hz: float = 62.5
+    pitch_max_hz: float = 500.0
     top_db: float = 80.0
     centred: bool = True
     keep_colour: bool = False
@@ -98,8 +102,10 @@ class FeatureSettings:
             faults.append(
                 f"features.steps: received {self.steps}; expected 0 or more, and 0 with centred or features of windows"
             )
-        if self.centred and tuple(self.names) != ("mel",):
-            faults.append(f"features.centred: received true with names {self.names!r}; it is for mel alone")
+        if self.centred and tuple(self.names) not in _CENTRED:
+            faults.append(
+                f"features.centred: received true with names {self.names!r}; it is for mel alone, or mel and pitch"
+            )
         if self.keep_colour and not self.centred:
             faults.append("features.keep_colour: received true without centred; features that are not centred keep it")
         if self.mel_max_hz > self.rate_hz / 2:
@@ -108,6 +114,12 @@ class FeatureSettings:
             faults.append(
                 f"features.num_contrast_bands: {self.num_contrast_bands} octaves from {self.contrast_min_hz} Hz pass "
                 f"half of the rate {self.rate_hz} Hz; choose fewer"
+            )
+        rising = 0 < self.pitch_min_hz < self.pitch_max_hz <= self.rate_hz / 4
+        if "pitch" in self.names and not (self.num_pitches > 0 and rising):
+            faults.append(
+                f"features.pitch_min_hz, pitch_max_hz: received {self.num_pitches} pitches from {self.pitch_min_hz} to "
+                f"{self.pitch_max_hz} Hz; expected one or more, rising, to {self.rate_hz / 4:g} Hz at most"
             )
         if self.hop_samples < 1 or self.fft_samples < self.hop_samples:
             faults.append(f"features.hop_samples: received {self.hop_samples}, expected 1 to {self.fft_samples}")
@@ -141,6 +153,11 @@ class FeatureSettings:
         return 1 if self.of_windows else self.steps or self.num_frames
 
     @property
+    def num_bands(self) -> int:
+        """Features, the first ones, that are bands of frequency where log-mel is centred: its own, without pitch."""
+        return self.num_mels if self.centred else self.num_features
+
+    @property
     def num_features(self) -> int:
         """Features per step, over all of ``names``."""
         return sum(self.width_of(name) for name in self.names)
@@ -154,6 +171,7 @@ class FeatureSettings:
             "mel": self.num_mels,
             "contrast": self.num_contrast_bands + 1,
             "tonnetz": 6,
+            "pitch": self.num_pitches,
             "prosody": len(PROSODY),
             "centroid": 1,
             "rolloff": 1,

@@ -46,6 +46,23 @@ def test_a_network_of_own_means_is_deaf_to_what_a_line_adds_to_each_feature(own_
     assert np.allclose(coloured, plain, atol=1e-5) == own_means
 
 
+def test_pitches_have_convolutions_of_their_own_and_bands_are_the_rest():
+    options = {"filters": [4, 4, 4], "units": [8, 6], "skip": 5, "pitch_filters": [2, 3, 4], "num_pitches": 12}
+    network = networks.build("conv-dual-lstm", 40, 16 + 12, 6, options)
+    assert network.get_layer("conv_0").input.shape == (None, 40, 16, 1)
+    assert network.get_layer("pitch_conv_0").input.shape == (None, 40, 12, 1)
+    rng = np.random.default_rng(0)
+    inputs, changed = rng.normal(size=(2, 3, 40, 28)).astype(np.float32)
+    for columns in (slice(16), slice(16, 28)):  # both are heard
+        other = inputs.copy()
+        other[:, :, columns] = changed[:, :, columns]
+        assert np.abs(np.asarray(network(other)) - np.asarray(network(inputs))).max() > 1e-3
+    with pytest.raises(ConfigError, match=r"pitch_filters: received \[2\], expected one for each of \[4, 4, 4\]"):
+        networks.build("conv-dual-lstm", 40, 28, 6, options | {"pitch_filters": [2]})
+    with pytest.raises(ConfigError, match="num_pitches: received 12, expected fewer than the 12 features"):
+        networks.build("conv-dual-lstm", 40, 12, 6, options)
+
+
 PAPERS = {
     # recipe of paper: frames, features, labels, network, its options, parameters
     "001, two layers": (20, 40, 8, "lstm-stack", {

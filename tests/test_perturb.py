@@ -7,7 +7,7 @@ import pytest
 
 from batchser.bundle import NetworkSpec
 from batchser.errors import ConfigError
-from batchser.features import centre, frames_inside, log_mel
+from batchser.features import centre, extract, frames_inside, log_mel, network_input
 from batchser.settings import FeatureSettings
 from batchser.training.augment import add_noise
 from batchser.training.augment.line import band_pass
@@ -62,6 +62,26 @@ def test_noise_added_to_features_is_what_the_features_of_noisy_sound_show(voices
         # It is the noise that makes them alike: without it they are far apart.
         assert np.abs(quiet[0, k, : frames - 2] - true[k, : frames - 2]).mean() > 3 * apart.mean(), k
     np.testing.assert_allclose(drawn.std(axis=0).mean(), heard.std(axis=0).mean(), rtol=0.4)  # phases are lost
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0, 20.0])
+def test_noise_weakens_pitch_as_in_noisy_sound(voices, snr_db, monkeypatch):
+    monkeypatch.setattr("batchser.training.perturb._SLOPE", (1.0, 1.0))
+    monkeypatch.setattr("batchser.training.perturb._LOW_HZ", (250.0, 250.0))
+    monkeypatch.setattr("batchser.training.perturb._HIGH_HZ", (3500.0, 3500.0))
+    features = dataclasses.replace(FEATURES, names=("mel", "pitch"))
+    voices = np.stack([band_pass(window, 8000, 250, 3500) for window in voices[:2]])
+    noisy, frames = np.empty_like(voices), np.full(2, features.num_frames, np.int32)
+    rng = np.random.default_rng(0)
+    for window, voice in zip(noisy, voices, strict=True):
+        window[:] = add_noise(voice, band_pass(coloured_noise(rng, 24000, 1.0), 8000, 250, 3500), snr_db, 8000)
+    quiet, heard = (network_input(extract(each, features).stack, frames, features) for each in (voices, noisy))
+    settings = FitSettings(noise_probability=1.0, noise_snr_db=(snr_db, snr_db))
+    drawn = LineNoise.of(features).add(rng, quiet, settings)
+    assert drawn.shape == heard.shape
+    strongest = quiet[..., 64:].argmax(axis=2)[..., None]
+    before, ours, true = (np.take_along_axis(x[..., 64:], strongest, 2).mean() for x in (quiet, drawn, heard))
+    assert abs(ours - true) < 0.3 * (before - true)
 
 
 def test_as_many_windows_are_noisy_as_asked_for_and_the_others_stay(voices):
@@ -152,6 +172,11 @@ def test_warping_moves_bands_and_frames_by_no_more_than_it_says_and_nothing_wher
     assert set(frames) == {29, 30, 31}  # 10.5 from the middle, a tenth more or less
     assert (bands.min(), bands.max()) == (17, 25)  # 20 / 1.2 and 20 / 0.8
     assert 0.2 < (bands == 20).mean() < 0.5
+    x = np.zeros((50, 40, 30), np.float32)
+    x[:, 20, [10, 20]] = 1.0
+    warp(rng, x, FitSettings(frequency_warp=0.2), num_bands=15)
+    assert (x[:, 20, :15].argmax(axis=1) != 10).any()
+    assert (x[:, 20, 20] == 1).all()  # what is no band stays
     ramp = np.tile(np.arange(30, dtype=np.float32), (1, 4, 1))
     warp(np.random.default_rng(0), ramp, FitSettings(frequency_warp=0.5, time_warp=0.5))
     assert ramp.min() >= 0

@@ -728,6 +728,15 @@ def test_an_unknown_recipe_is_told_with_those_that_exist(tmp_path):
             'start_from = "telephone-6"\n[[teacher_networks]]\nname = "lstm-stack"\n',
             "teacher_networks: received 1 of another build than [network] with start_from",
         ),
+        (
+            '[network]\nname = "conv-dual-lstm"\npitch_filters = [4, 4, 4]\n',
+            "network.num_pitches: received 48 with pitch_filters, expected what the features end with: 0",
+        ),
+        (
+            '[features]\nnames = ["mel", "pitch"]\nnum_pitches = 24\n[[teacher_networks]]\nname = "conv-dual-lstm"\n'
+            "pitch_filters = [4, 4, 4]\n",
+            "teacher_networks[0].num_pitches: received 48 with pitch_filters, expected what the features end with: 24",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_told_when_the_recipe_is_read(tmp_path, changes, sentence):

@@ -1,10 +1,10 @@
-"""From windows to features: one STFT for a batch, and every feature of paper 000's stack from it.
+"""From windows to features: one STFT for a batch, and every feature of paper 000's stack, and pitch, from it.
 
-A window's features depend on that window alone, frames lie wholly inside it (``center=False``), and each
+A window's features depend on that window alone, frames lie wholly inside it (``center=False``), and each of the stack
 equals librosa's function on the same 3 seconds (tests/test_features.py states the tolerance). So streaming
 equals the whole file by construction, whatever the blocks and batches.
 
-    samples (B, N) → frames (B, T, fft) → |STFT| (B, T, fft/2 + 1) → mel, chroma, contrast → mfcc, delta, tonnetz
+    samples (B, N) → frames (B, T, fft) → |STFT| (B, T, fft/2 + 1) → mel, chroma, contrast, pitch → mfcc, delta, tonnetz
 
 All spectra are float32 and all sums matrix products; delta is librosa's Savitzky-Golay filter written as a
 matrix over the window's frames, edges included.
@@ -27,6 +27,7 @@ from batchser.settings import FeatureSettings
 _AMIN = 1e-10  # librosa.power_to_db's floor on power
 _DELTA_WIDTH = 9  # librosa.feature.delta's default
 _CONTRAST_QUANTILE = 0.02  # librosa.feature.spectral_contrast's default
+_PITCH_HZ = (80.0, 900.0, 1800.0)  # spectra count for pitch from, fall by e, and end at: where voices are harmonic
 _CHUNK_WINDOWS = 8  # frames and spectra of this many windows stay in the processor's cache
 
 
@@ -51,6 +52,7 @@ class _Matrices:
     chroma: FloatArray  # (fft/2 + 1, num_chroma)
     tonnetz: FloatArray  # (num_chroma, 6)
     contrast_bands: tuple[tuple[int, int, int], ...]  # first bin, end bin, bins in a quantile
+    pitch: FloatArray  # (the bins that count, num_pitches + 1)
 
 
 @functools.lru_cache(maxsize=8)
@@ -74,6 +76,7 @@ def _matrices(settings: FeatureSettings) -> _Matrices:
         chroma=np.ascontiguousarray(chroma.T, np.float32),
         tonnetz=_tonnetz_matrix(s.num_chroma),
         contrast_bands=_contrast_bands(s),
+        pitch=_pitch_matrix(s),
     )
 
 
@@ -113,6 +116,17 @@ def _contrast_bands(settings: FeatureSettings) -> tuple[tuple[int, int, int], ..
         num_quantile = max(1, round(_CONTRAST_QUANTILE * (end - first)))
         bands.append((first, end if last_band else end - 1, int(num_quantile)))
     return tuple(bands)
+
+
+def _pitch_matrix(settings: FeatureSettings) -> FloatArray:
+    """Compressed spectrum to its autocorrelation at the period of each pitch, and, last, at none: its sum."""
+    bins_hz = np.fft.rfftfreq(settings.fft_samples, 1 / settings.rate_hz)
+    from_hz, fall_hz, end_hz = _PITCH_HZ
+    bins_hz = bins_hz[bins_hz <= end_hz]
+    pitches_hz = np.geomspace(settings.pitch_min_hz, settings.pitch_max_hz, settings.num_pitches, endpoint=False)
+    periods_s = np.append(1 / pitches_hz, 0.0)
+    weight = np.exp(-np.square(bins_hz / fall_hz)) * (bins_hz > from_hz)
+    return (weight[:, None] * np.cos(2 * np.pi * bins_hz[:, None] * periods_s)).astype(np.float32)
 
 
 def extract(samples: FloatArray, settings: FeatureSettings) -> Features:
@@ -181,6 +195,8 @@ def _extract_chunk(samples: FloatArray, settings: FeatureSettings) -> tuple[Floa
         found["tonnetz"] = _normalise(found["chroma"], 1) @ m.tonnetz  # (b, T, 6)
     if "contrast" in wanted:
         found["contrast"] = _contrast(np.sqrt(power), m.contrast_bands)
+    if "pitch" in wanted:
+        found["pitch"] = _pitch(power, m.pitch)
     return mel_db, [found[name] for name in settings.names]
 
 
@@ -218,6 +234,17 @@ def _contrast(magnitude: FloatArray, bands: tuple[tuple[int, int, int], ...]) ->
         peaks.append(band[:, :, -num_quantile:].mean(axis=2))
     peak, valley = np.stack(peaks, axis=2), np.stack(valleys, axis=2)
     return power_to_db(peak, 80.0) - power_to_db(valley, 80.0)
+
+
+def _pitch(power: FloatArray, matrix: FloatArray) -> FloatArray:
+    """How strongly each pitch sounds, −1 to 1, float32 (b, T, num_pitches): the spectrum's autocorrelation there.
+
+    Generalised autocorrelation (Tolonen and Karjalainen 2000): magnitudes are compressed to their square root, so that
+    harmonics count more than formants, and a voice keeps its pitch where a telephone has taken its fundamental away.
+    Level has no effect; a frame without sound has none of any.
+    """
+    strength = np.sqrt(np.sqrt(power[:, :, : len(matrix)])) @ matrix
+    return np.asarray(strength[:, :, :-1] / np.maximum(strength[:, :, -1:], np.finfo(np.float32).tiny))
 
 
 def frames_inside(num_samples: IntArray, settings: FeatureSettings) -> IntArray:
@@ -266,7 +293,9 @@ def network_input(stack: FloatArray, num_frames: IntArray, settings: FeatureSett
     FloatArray : float32 (B, num_steps, F)
     """
     if settings.centred:
-        return centre(stack, num_frames, settings)
+        read = np.where(np.arange(stack.shape[1])[:, None] < num_frames[:, None, None], stack, np.float32(0.0))
+        read[:, :, : settings.num_bands] = centre(stack[:, :, : settings.num_bands], num_frames, settings)
+        return read
     if not settings.steps or settings.of_windows:
         return stack
     averaged = np.empty((len(stack), settings.steps, stack.shape[2]), np.float32)

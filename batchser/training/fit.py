@@ -299,7 +299,7 @@ class _Fit:
         for k in range(self.steps):
             rows = order[k * settings.batch_size : (k + 1) * settings.batch_size]
             x, y = self._examples(rows, rng.integers(0, self.examples.inputs.shape[1], len(rows)), rng)
-            warp(rng, x, settings)
+            warp(rng, x, settings, self.task.features.num_bands if self.task.features else None)
             mask(rng, x, settings)
             if settings.mixup:
                 x, y = mix(rng, x, y, settings.mixup)

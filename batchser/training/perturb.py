@@ -23,6 +23,8 @@ _NOISE_S: Final = 300  # of noise to draw from
 _SLOPE: Final = (0.0, 1.5)  # power falls with frequency to this power: white to a little over pink
 _LOW_HZ: Final = (100.0, 350.0)  # the noise's own band: a line's, or wider
 _HIGH_HZ: Final = (3200.0, 4000.0)
+_HARMONIC_HZ: Final = 900.0  # features weigh spectra for pitch so
+_HIDDEN: Final = 2.5  # a noise hides pitch as if its magnitude were so much larger (measured: tests/test_perturb.py)
 _TO_THE_END: Final = 0.5  # of noisy windows: their silent end is the line's, else the recording has ended
 
 
@@ -62,19 +64,24 @@ class LineNoise:
         Noise lies ``noise_snr_db`` below the voice's active level, and has a colour and a band of its own. Silence at a
         window's end is noisy, too, or lies past the recording's end and stays silent: one is as likely as the other.
         """
+        bands = self.features.num_bands
         noisy = np.flatnonzero(rng.random(len(x)) < settings.noise_probability)
-        heard = frames_heard(x[noisy])
+        heard = frames_heard(x[noisy, :, :bands])
         noisy, heard = noisy[heard > 0], heard[heard > 0]  # silence has no level that noise could lie below
         if not noisy.size:
             return x
         found = x.copy()
-        found[noisy] = self._noisy(rng, x[noisy], heard, settings.noise_snr_db)
+        found[noisy, :, :bands], clear = self._noisy(rng, x[noisy, :, :bands], heard, settings.noise_snr_db)
+        found[noisy, :, bands:] *= clear[:, :, None]
         return found
 
     def _noisy(
         self, rng: np.random.Generator, x: FloatArray, heard: IntArray, snr_db: tuple[float, float]
-    ) -> FloatArray:
-        """Add noise to every window of ``x`` (b, T, F), of which ``heard`` (b,) frames sound, and centre it again."""
+    ) -> tuple[FloatArray, FloatArray]:
+        """Add noise to every window of ``x`` (b, T, F), of which ``heard`` (b,) frames sound, and centre it again.
+
+        Also what is left of a pitch's strength, (b, T): the voice's part of magnitude where voices are harmonic.
+        """
         num_frames = np.where(rng.random(len(x)) < _TO_THE_END, x.shape[1], heard)
         inside = np.arange(x.shape[1]) < num_frames[:, None]  # (b, T)
         voice = np.where(inside[:, :, None], 10 ** (x / 10), np.float32(0.0))
@@ -86,9 +93,13 @@ class LineNoise:
         shape *= (wanted / np.maximum(shape @ self.width_hz, np.finfo(np.float32).tiny))[:, None]
         starts = rng.integers(0, len(self.power) - x.shape[1] + 1, len(x))
         noise = np.stack([self.power[start : start + x.shape[1]] for start in starts])  # (b, T, F)
-        together = voice + noise * shape[:, None].astype(np.float32)
+        noise *= shape[:, None].astype(np.float32)
+        harmonic = self.width_hz * np.exp(-np.square(self.centre_hz / _HARMONIC_HZ))
+        heard_of, hidden_by = (np.sqrt(each @ harmonic) for each in (voice, noise))  # (b, T)
+        clear = heard_of / np.maximum(heard_of + _HIDDEN * hidden_by, np.finfo(np.float32).tiny)
+        together = voice + noise
         together = 10 * np.log10(np.maximum(together, np.float32(1e-10)))
-        return centre(together.astype(np.float32), num_frames, self.features)
+        return centre(together.astype(np.float32), num_frames, self.features), clear
 
 
 def frames_heard(x: FloatArray) -> IntArray:
@@ -98,17 +109,18 @@ def frames_heard(x: FloatArray) -> IntArray:
     return np.where(loud.any(axis=1), last, 0).astype(np.int32)
 
 
-def warp(rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> None:
-    """Stretch the features and the frames of each (T, F) example of ``x`` (B, T, F), in place.
+def warp(rng: np.random.Generator, x: FloatArray, settings: FitSettings, num_bands: int | None = None) -> None:
+    """Stretch the bands and the frames of each (T, F) example of ``x`` (B, T, F), in place.
 
-    Features from the lowest on, as another vocal tract would (VTLP: Jaitly and Hinton 2013), frames about the middle;
-    either of two examples in three, by up to ``frequency_warp`` and ``time_warp`` of their distance. Beyond an edge its
-    last one is repeated.
+    Bands, the first ``num_bands`` features (None: all), from the lowest on, as another vocal tract would (VTLP: Jaitly
+    and Hinton 2013), frames about the middle; either of two examples in three, by up to ``frequency_warp`` and
+    ``time_warp`` of their distance. Beyond an edge its last one is repeated.
     """
-    for axis, most, origin in ((1, settings.frequency_warp, 0.0), (0, settings.time_warp, (x.shape[1] - 1) / 2)):
+    bands, middle = x[:, :, :num_bands], (x.shape[1] - 1) / 2
+    for axis, most, origin, part in ((1, settings.frequency_warp, 0.0, bands), (0, settings.time_warp, middle, x)):
         if most:
-            places = np.arange(x.shape[1 + axis], dtype=np.float32) - origin
-            for example in x:
+            places = np.arange(part.shape[1 + axis], dtype=np.float32) - origin
+            for example in part:
                 if rng.random() < _WARPED:
                     example[:] = _interpolated(example, places * (1 + rng.uniform(-most, most)) + origin, axis)
 

@@ -255,10 +255,21 @@ class Recipe:
                 f"teacher_networks: received {len(others)} of another build than [network] with start_from; they would "
                 "begin from chance: leave them out, or write [network]'s options into them"
             )
+        faults += self._pitch_faults()
         if self.ship not in ("all", "split"):
             faults.append(f"ship: received {self.ship!r}, expected one of all, split")
         if faults:
             raise ConfigError([f"recipe: {fault}" for fault in faults])
+
+    def _pitch_faults(self) -> list[str]:
+        """Networks that would take other features for pitches: they know them by their number alone."""
+        found = self.features.num_pitches if self.features.names[-1] == "pitch" else 0
+        networks = {f"teacher_networks[{k}]": network for k, network in enumerate(self.teacher_networks)}
+        return [
+            f"{name}.num_pitches: received {taken} with pitch_filters, expected what the features end with: {found}"
+            for name, network in {"network": self.network, **networks}.items()
+            if network.options.get("pitch_filters") and (taken := network.options.get("num_pitches", 48)) != found
+        ]
 
 
 def read_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
