@@ -63,8 +63,8 @@ def conv_dual_lstm(
     from keras import Input, Model, layers, ops
 
     num_bands = num_features - num_pitches if pitch_filters else num_features
-    if num_bands < 1:
-        raise ValueError(f"num_pitches: received {num_pitches}, expected fewer than the {num_features} features")
+    if not 0 < num_bands <= num_features or (pitch_filters and num_pitches < 1):
+        raise ValueError(f"num_pitches: received {num_pitches}, expected 1 to {num_features - 1}, some of the features")
     if pitch_filters and len(pitch_filters) != len(filters):
         raise ValueError(f"pitch_filters: received {list(pitch_filters)}, expected one for each of {list(filters)}")
     inputs = Input((num_frames, num_features), name="features")
@@ -80,7 +80,7 @@ def conv_dual_lstm(
             x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False, name=f"{prefix}conv_{k}")(x)
             x = layers.BatchNormalization(name=f"{prefix}norm_{k}")(x)
             x = layers.ReLU()(x)
-        seen.append(layers.Reshape((x.shape[1], x.shape[2] * x.shape[3]))(x))  # (B, T/8, F/8 · filters)
+        seen.append(layers.Reshape((x.shape[1], x.shape[2] * x.shape[3]))(x))  # (B, T/8, its features/8 · filters)
     x = layers.Concatenate()(seen) if pitch_filters else seen[0]
     levels = [layers.Dense(skip, activation="relu", name="skip")(x)]
     x = layers.Dropout(dropout)(x)

@@ -115,11 +115,13 @@ class FeatureSettings:
                 f"features.num_contrast_bands: {self.num_contrast_bands} octaves from {self.contrast_min_hz} Hz pass "
                 f"half of the rate {self.rate_hz} Hz; choose fewer"
             )
-        rising = 0 < self.pitch_min_hz < self.pitch_max_hz <= self.rate_hz / 4
+        lowest_hz = 2 * self.rate_hz / (self.taper_samples or self.fft_samples)  # a frame holds two periods
+        rising = lowest_hz <= self.pitch_min_hz < self.pitch_max_hz <= self.rate_hz / 4
         if "pitch" in self.names and not (self.num_pitches > 0 and rising):
             faults.append(
                 f"features.pitch_min_hz, pitch_max_hz: received {self.num_pitches} pitches from {self.pitch_min_hz} to "
-                f"{self.pitch_max_hz} Hz; expected one or more, rising, to {self.rate_hz / 4:g} Hz at most"
+                f"{self.pitch_max_hz} Hz; expected one or more, rising, from {lowest_hz:g} Hz on (two periods in a "
+                f"frame) to {self.rate_hz / 4:g} Hz"
             )
         if self.hop_samples < 1 or self.fft_samples < self.hop_samples:
             faults.append(f"features.hop_samples: received {self.hop_samples}, expected 1 to {self.fft_samples}")
@@ -145,7 +147,7 @@ class FeatureSettings:
     @property
     def around_zero(self) -> bool:
         """Whether every feature lies around 0 in speech, so that a scaler need not take its mean out."""
-        return self.centred and not self.keep_colour
+        return self.centred and not self.keep_colour and "pitch" not in self.names
 
     @property
     def num_steps(self) -> int:
@@ -154,8 +156,8 @@ class FeatureSettings:
 
     @property
     def num_bands(self) -> int:
-        """Features, the first ones, that are bands of frequency where log-mel is centred: its own, without pitch."""
-        return self.num_mels if self.centred else self.num_features
+        """Features, the first ones, that are no pitches: noise is added to them, and warps move them, as bands."""
+        return self.num_features - (self.num_pitches if self.names[-1] == "pitch" else 0)
 
     @property
     def num_features(self) -> int:

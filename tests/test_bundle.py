@@ -150,7 +150,8 @@ def test_a_settings_key_of_another_version_is_named(folder):
 
 def test_a_bundle_that_is_older_than_a_setting_has_what_it_was_made_with(folder):
     features = dataclasses.asdict(FeatureSettings())
-    for name in ("taper", "taper_samples", "steps", "below_peak", "keep_colour"):
+    younger = "taper taper_samples steps below_peak keep_colour num_pitches pitch_min_hz pitch_max_hz"
+    for name in younger.split():
         del features[name]
     rewrite(folder, features=features)
     assert open_bundle(folder).features == FeatureSettings()

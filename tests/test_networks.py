@@ -59,7 +59,7 @@ def test_pitches_have_convolutions_of_their_own_and_bands_are_the_rest():
         assert np.abs(np.asarray(network(other)) - np.asarray(network(inputs))).max() > 1e-3
     with pytest.raises(ConfigError, match=r"pitch_filters: received \[2\], expected one for each of \[4, 4, 4\]"):
         networks.build("conv-dual-lstm", 40, 28, 6, options | {"pitch_filters": [2]})
-    with pytest.raises(ConfigError, match="num_pitches: received 12, expected fewer than the 12 features"):
+    with pytest.raises(ConfigError, match="num_pitches: received 12, expected 1 to 11, some of the features"):
         networks.build("conv-dual-lstm", 40, 12, 6, options)
 
 

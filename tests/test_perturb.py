@@ -137,6 +137,19 @@ def test_a_killed_fit_draws_the_same_noise_when_it_goes_on(voices, tmp_path):
     assert fit(examples, quiet, [].append).history["loss"] != whole.history["loss"]
 
 
+@pytest.mark.parametrize(("names", "num_bands"), [(("mel",), 64), (("mel", "pitch"), 64)])
+def test_a_fit_warps_bands_and_not_pitches(names, num_bands, monkeypatch):
+    told = []
+    monkeypatch.setattr("batchser.training.fit.warp", lambda rng, x, settings, bands: told.append((x.shape[2], bands)))
+    features = dataclasses.replace(FEATURES, names=names)
+    inputs = np.ones((4, 1, features.num_frames, features.num_features), np.float16)
+    rows, settings = np.arange(4, dtype=np.int32), FitSettings(epochs=1, batch_size=4)
+    network = NetworkSpec("dense-stack", {"units": [4]})
+    task = Task("x", rows, rows, network, 2, settings, seed=0, features=features)
+    fit(Examples(inputs, np.eye(2, dtype=np.float32)[rows % 2]), task, [].append)
+    assert told == [(features.num_features, num_bands)]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

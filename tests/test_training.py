@@ -60,14 +60,18 @@ gate_held_out_fold = 1
 gate_held_out_music = 0.5
 
 [features]
+names = ["mel", "pitch"]
 fft_samples = 1024
 hop_samples = 1024
 num_mels = 32
+num_pitches = 16
 
 [network]
 name = "conv-dual-lstm"
 filters = [4, 4, 8]
 units = [4, 4]
+pitch_filters = [2, 2, 4]
+num_pitches = 16
 
 [windows]
 copies = 2
@@ -84,6 +88,8 @@ balance = ["class"]
 name = "conv-dual-lstm"
 filters = [4, 4, 4]
 units = [4, 4]
+pitch_filters = [2, 2, 4]
+num_pitches = 16
 
 [teacher_fit]
 epochs = 1
@@ -171,7 +177,9 @@ def test_a_run_leaves_a_bundle_that_opens_and_says_where_it_comes_from(run):
     bundle = open_bundle(run.bundle.folder)
     assert bundle == run.bundle
     assert (bundle.name, bundle.labels, bundle.negative_labels) == ("tiny", LABELS, NEGATIVE)
-    assert bundle.features == FeatureSettings(fft_samples=1024, hop_samples=1024, num_mels=32)
+    assert bundle.features == FeatureSettings(
+        names=("mel", "pitch"), fft_samples=1024, hop_samples=1024, num_mels=32, num_pitches=16
+    )
     assert bundle.training["seed"] == 5
     assert bundle.training["folds"] == [0, 1]
     assert bundle.data[0]["name"] == "CREMA-D"
@@ -631,9 +639,8 @@ def test_clips_dealt_otherwise_than_in_training_are_not_evaluated(run, data):
 
 
 def test_another_network_or_other_features_are_told_before_anything_starts(run, recipe):
-    other = dataclasses.replace(
-        recipe, teacher_networks=(), features=FeatureSettings(), start_from=str(run.bundle.folder)
-    )
+    features = dataclasses.replace(recipe.features, num_mels=40)
+    other = dataclasses.replace(recipe, teacher_networks=(), features=features, start_from=str(run.bundle.folder))
     with pytest.raises(ConfigError, match="features differ"):
         open_base(other)
 
@@ -730,12 +737,12 @@ def test_an_unknown_recipe_is_told_with_those_that_exist(tmp_path):
         ),
         (
             '[network]\nname = "conv-dual-lstm"\npitch_filters = [4, 4, 4]\n',
-            "network.num_pitches: received 48 with pitch_filters, expected what the features end with: 0",
+            "network: takes 48 pitches (pitch_filters, num_pitches), and the features end with 0",
         ),
         (
             '[features]\nnames = ["mel", "pitch"]\nnum_pitches = 24\n[[teacher_networks]]\nname = "conv-dual-lstm"\n'
             "pitch_filters = [4, 4, 4]\n",
-            "teacher_networks[0].num_pitches: received 48 with pitch_filters, expected what the features end with: 24",
+            "teacher_networks[0]: takes 48 pitches (pitch_filters, num_pitches), and the features end with 24",
         ),
     ],
 )
@@ -750,7 +757,7 @@ def test_numbers_out_of_range_are_told_when_the_recipe_is_read(tmp_path, changes
     ("changes", "sentence"),
     [
         ({"fit": FitSettings(time_mask=200)}, r"fit\.time_mask: received 200, expected at most"),
-        ({"network": NetworkSpec("conv-dual-lstm", {"heads": 8})}, "network: .*does not take these options"),
+        ({"network": NetworkSpec("lstm-stack", {"heads": 8})}, "network: .*does not take these options"),
         (
             {"teacher_networks": (NetworkSpec("dense-stack", {}), NetworkSpec("gate-conv", {}))},
             r"teacher_networks\[1\]: 'gate-conv' judges chunks of windows",

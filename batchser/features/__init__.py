@@ -1,6 +1,7 @@
 """From windows to what a network reads: features of frames (frames.py) or statistics of windows (prosody.py)."""
 
 from batchser.features.frames import (
+    HARMONIC_HZ,
     Features,
     centre,
     extract,
@@ -13,6 +14,7 @@ from batchser.features.frames import (
 from batchser.features.prosody import check_libraries
 
 __all__ = [
+    "HARMONIC_HZ",
     "Features",
     "centre",
     "check_libraries",

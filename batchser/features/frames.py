@@ -27,7 +27,8 @@ from batchser.settings import FeatureSettings
 _AMIN = 1e-10  # librosa.power_to_db's floor on power
 _DELTA_WIDTH = 9  # librosa.feature.delta's default
 _CONTRAST_QUANTILE = 0.02  # librosa.feature.spectral_contrast's default
-_PITCH_HZ = (80.0, 900.0, 1800.0)  # spectra count for pitch from, fall by e, and end at: where voices are harmonic
+HARMONIC_HZ = 900.0  # where voices are harmonic: a bin's weight for pitch falls with frequency as exp(−(f / 900)²)
+_PITCH_EDGES_HZ = (80.0, 1800.0)  # hum lies below; above, weights are next to nothing
 _CHUNK_WINDOWS = 8  # frames and spectra of this many windows stay in the processor's cache
 
 
@@ -52,7 +53,7 @@ class _Matrices:
     chroma: FloatArray  # (fft/2 + 1, num_chroma)
     tonnetz: FloatArray  # (num_chroma, 6)
     contrast_bands: tuple[tuple[int, int, int], ...]  # first bin, end bin, bins in a quantile
-    pitch: FloatArray  # (the bins that count, num_pitches + 1)
+    pitch: FloatArray  # (the bins that count, num_pitches + 1); of no use where pitch is not named
 
 
 @functools.lru_cache(maxsize=8)
@@ -76,7 +77,7 @@ def _matrices(settings: FeatureSettings) -> _Matrices:
         chroma=np.ascontiguousarray(chroma.T, np.float32),
         tonnetz=_tonnetz_matrix(s.num_chroma),
         contrast_bands=_contrast_bands(s),
-        pitch=_pitch_matrix(s),
+        pitch=_pitch_matrix(s) if "pitch" in s.names else np.empty((0, 0), np.float32),
     )
 
 
@@ -121,11 +122,11 @@ def _contrast_bands(settings: FeatureSettings) -> tuple[tuple[int, int, int], ..
 def _pitch_matrix(settings: FeatureSettings) -> FloatArray:
     """Compressed spectrum to its autocorrelation at the period of each pitch, and, last, at none: its sum."""
     bins_hz = np.fft.rfftfreq(settings.fft_samples, 1 / settings.rate_hz)
-    from_hz, fall_hz, end_hz = _PITCH_HZ
-    bins_hz = bins_hz[bins_hz <= end_hz]
+    low_hz, high_hz = _PITCH_EDGES_HZ
+    bins_hz = bins_hz[bins_hz <= high_hz]
     pitches_hz = np.geomspace(settings.pitch_min_hz, settings.pitch_max_hz, settings.num_pitches, endpoint=False)
     periods_s = np.append(1 / pitches_hz, 0.0)
-    weight = np.exp(-np.square(bins_hz / fall_hz)) * (bins_hz > from_hz)
+    weight = np.exp(-np.square(bins_hz / HARMONIC_HZ)) * (bins_hz > low_hz)
     return (weight[:, None] * np.cos(2 * np.pi * bins_hz[:, None] * periods_s)).astype(np.float32)
 
 
@@ -241,10 +242,12 @@ def _pitch(power: FloatArray, matrix: FloatArray) -> FloatArray:
 
     Generalised autocorrelation (Tolonen and Karjalainen 2000): magnitudes are compressed to their square root, so that
     harmonics count more than formants, and a voice keeps its pitch where a telephone has taken its fundamental away.
-    Level has no effect; a frame without sound has none of any.
+    Level has no effect. A frame without sound has next to none of any pitch: of a constant, a line's idle code, the
+    spectrum holds rounding errors alone, below what log-mel counts as nothing.
     """
     strength = np.sqrt(np.sqrt(power[:, :, : len(matrix)])) @ matrix
-    return np.asarray(strength[:, :, :-1] / np.maximum(strength[:, :, -1:], np.finfo(np.float32).tiny))
+    nothing = np.float32(_AMIN**0.25) * matrix[:, -1].sum()
+    return np.asarray(strength[:, :, :-1] / np.maximum(strength[:, :, -1:], nothing))
 
 
 def frames_inside(num_samples: IntArray, settings: FeatureSettings) -> IntArray:
@@ -285,13 +288,15 @@ def network_input(stack: FloatArray, num_frames: IntArray, settings: FeatureSett
     Parameters
     ----------
     stack : float32 (B, T, F), as ``extract`` gives it
-    num_frames : int32 (B,), frames inside each window's true length
+    num_frames : int32 (B,), frames inside each window's true length; beside centred log-mel there is no pitch past it
     settings : ``steps``, and ``centred`` with all that ``centre`` goes by
 
     Returns
     -------
     FloatArray : float32 (B, num_steps, F)
     """
+    if settings.centred and settings.num_bands == settings.num_features:
+        return centre(stack, num_frames, settings)
     if settings.centred:
         read = np.where(np.arange(stack.shape[1])[:, None] < num_frames[:, None, None], stack, np.float32(0.0))
         read[:, :, : settings.num_bands] = centre(stack[:, :, : settings.num_bands], num_frames, settings)

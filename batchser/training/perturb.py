@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from batchser.features import centre, log_mel
+from batchser.features import HARMONIC_HZ, centre, log_mel
 from batchser.records import FloatArray, IntArray
 from batchser.settings import FeatureSettings
 from batchser.training.augment.line import active_level
@@ -23,7 +23,6 @@ _NOISE_S: Final = 300  # of noise to draw from
 _SLOPE: Final = (0.0, 1.5)  # power falls with frequency to this power: white to a little over pink
 _LOW_HZ: Final = (100.0, 350.0)  # the noise's own band: a line's, or wider
 _HIGH_HZ: Final = (3200.0, 4000.0)
-_HARMONIC_HZ: Final = 900.0  # features weigh spectra for pitch so
 _HIDDEN: Final = 2.5  # a noise hides pitch as if its magnitude were so much larger (measured: tests/test_perturb.py)
 _TO_THE_END: Final = 0.5  # of noisy windows: their silent end is the line's, else the recording has ended
 
@@ -33,8 +32,9 @@ class LineNoise:
     """A line's noise for centred log-mel windows, added in the mel domain, where powers of voice and noise add up.
 
     The windows must have kept their colour: where each band has lost its own mean, powers no longer compare.
-    On average it gives what the features of the noisy sound would be, and the sound itself is not needed; how voice and
-    noise interfere in a moment is lost. ``power`` float32 (n, F) are frames of white noise, of mean 1 in each band;
+    On average it gives what log-mel of the noisy sound would be, and the sound itself is not needed; how voice and
+    noise interfere in a moment is lost. Of pitch the noise leaves the voice's less; what pitch there is in the noise
+    itself is not added. ``power`` float32 (n, F) are frames of white noise, of mean 1 in each band;
     ``centre_hz`` and ``width_hz`` float32 (F,) are the bands'.
     """
 
@@ -59,10 +59,11 @@ class LineNoise:
         )  # fmt: skip
 
     def add(self, rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> FloatArray:
-        """Make some of the centred windows ``x`` float32 (B, T, F) noisy, ``noise_probability`` of them; none silent.
+        """Make ``noise_probability`` of the windows ``x`` float32 (B, T, F), centred log-mel and perhaps pitch, noisy.
 
-        Noise lies ``noise_snr_db`` below the voice's active level, and has a colour and a band of its own. Silence at a
-        window's end is noisy, too, or lies past the recording's end and stays silent: one is as likely as the other.
+        Noise lies ``noise_snr_db`` below the voice's active level, and has a colour and a band of its own; a window
+        without a voice has none. Silence at a window's end is noisy, too, or lies past the recording's end and stays
+        silent: one is as likely as the other.
         """
         bands = self.features.num_bands
         noisy = np.flatnonzero(rng.random(len(x)) < settings.noise_probability)
@@ -94,7 +95,7 @@ class LineNoise:
         starts = rng.integers(0, len(self.power) - x.shape[1] + 1, len(x))
         noise = np.stack([self.power[start : start + x.shape[1]] for start in starts])  # (b, T, F)
         noise *= shape[:, None].astype(np.float32)
-        harmonic = self.width_hz * np.exp(-np.square(self.centre_hz / _HARMONIC_HZ))
+        harmonic = self.width_hz * np.exp(-np.square(self.centre_hz / HARMONIC_HZ))
         heard_of, hidden_by = (np.sqrt(each @ harmonic) for each in (voice, noise))  # (b, T)
         clear = heard_of / np.maximum(heard_of + _HIDDEN * hidden_by, np.finfo(np.float32).tiny)
         together = voice + noise

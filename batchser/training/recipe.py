@@ -105,8 +105,8 @@ class FitSettings:
     ``cosine`` (after ``warm_up_steps``, to 2 % of ``learning_rate`` over all epochs), ``plateau`` (halved after
     ``plateau_patience`` epochs without gain) or ``constant``. Each window is blended with another (``mixup``, the
     parameter of its beta distribution), some are made noisy anew each epoch (``noise_probability``, ``noise_snr_db``
-    below the voice; only with ``features.keep_colour``; teachers are asked of the window without it), its features and
-    frames stretched by up to a part (``frequency_warp``, ``time_warp``), and stripes of it hidden
+    below the voice; only with ``features.keep_colour``; teachers are asked of the window without it), its features (not
+    pitches) and frames stretched by up to a part (``frequency_warp``, ``time_warp``), and stripes of it hidden
     (``frequency_mask``, ``time_mask``, at their widest). ``balance`` draws clips so that every ``class``, ``corpus`` or
     ``corpus-class`` (each class of each corpus) named in it comes up equally often; with ``class`` and ``corpus``
     alone, a class that one corpus has to itself fills far more than its share of that corpus; calibration's offsets
@@ -262,14 +262,17 @@ class Recipe:
             raise ConfigError([f"recipe: {fault}" for fault in faults])
 
     def _pitch_faults(self) -> list[str]:
-        """Networks that would take other features for pitches: they know them by their number alone."""
-        found = self.features.num_pitches if self.features.names[-1] == "pitch" else 0
+        """Networks that would take other features for pitches, or pitches for bands: they know them by number alone."""
+        found = self.features.num_features - self.features.num_bands
         networks = {f"teacher_networks[{k}]": network for k, network in enumerate(self.teacher_networks)}
-        return [
-            f"{name}.num_pitches: received {taken} with pitch_filters, expected what the features end with: {found}"
-            for name, network in {"network": self.network, **networks}.items()
-            if network.options.get("pitch_filters") and (taken := network.options.get("num_pitches", 48)) != found
-        ]
+        faults = []
+        for name, network in {"network": self.network, **networks}.items():
+            taken = network.options.get("num_pitches", 48) if network.options.get("pitch_filters") else 0
+            if network.name == "conv-dual-lstm" and taken != found:
+                faults.append(
+                    f"{name}: takes {taken} pitches (pitch_filters, num_pitches), and the features end with {found}"
+                )
+        return faults
 
 
 def read_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
