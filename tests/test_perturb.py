@@ -81,7 +81,9 @@ def test_noise_weakens_pitch_as_in_noisy_sound(voices, snr_db, monkeypatch):
     assert drawn.shape == heard.shape
     strongest = quiet[..., 64:].argmax(axis=2)[..., None]
     before, ours, true = (np.take_along_axis(x[..., 64:], strongest, 2).mean() for x in (quiet, drawn, heard))
-    assert abs(ours - true) < 0.3 * (before - true)
+    assert abs(ours - true) < 0.15 * (before - true)
+    # Noise has some pitch by chance: that it had none would give it away.
+    np.testing.assert_allclose(drawn[..., 64:].std(axis=1).mean(), heard[..., 64:].std(axis=1).mean(), rtol=0.15)
 
 
 def test_as_many_windows_are_noisy_as_asked_for_and_the_others_stay(voices):

@@ -27,8 +27,9 @@ from batchser.settings import FeatureSettings
 _AMIN = 1e-10  # librosa.power_to_db's floor on power
 _DELTA_WIDTH = 9  # librosa.feature.delta's default
 _CONTRAST_QUANTILE = 0.02  # librosa.feature.spectral_contrast's default
-HARMONIC_HZ = 900.0  # where voices are harmonic: a bin's weight for pitch falls with frequency as exp(−(f / 900)²)
-_PITCH_EDGES_HZ = (80.0, 1800.0)  # hum lies below; above, weights are next to nothing
+HARMONIC_HZ = 1200.0  # where voices are harmonic: a bin's weight for pitch falls with frequency as exp(−(f / 1200)²)
+_PITCH_EDGES_HZ = (280.0, 380.0, 1800.0)  # weights rise where a telephone begins; above the last they are next to none
+_ENVELOPE_HZ = 200.0  # the deviation of what smooths a spectrum to its envelope: harmonics do not outlast it
 _CHUNK_WINDOWS = 8  # frames and spectra of this many windows stay in the processor's cache
 
 
@@ -120,14 +121,21 @@ def _contrast_bands(settings: FeatureSettings) -> tuple[tuple[int, int, int], ..
 
 
 def _pitch_matrix(settings: FeatureSettings) -> FloatArray:
-    """Compressed spectrum to its autocorrelation at the period of each pitch, and, last, at none: its sum."""
+    """Compressed spectrum to its autocorrelation at the period of each pitch, and, last, to its weighted sum.
+
+    The spectrum's envelope, itself smoothed, is taken out first: it holds formants, and the colour and band of a line
+    and its noise, which have a pattern of their own in autocorrelation. All of it is linear, so it is one matrix.
+    """
     bins_hz = np.fft.rfftfreq(settings.fft_samples, 1 / settings.rate_hz)
-    low_hz, high_hz = _PITCH_EDGES_HZ
+    low_hz, full_hz, high_hz = _PITCH_EDGES_HZ
     bins_hz = bins_hz[bins_hz <= high_hz]
+    heard = np.sin(np.pi / 2 * np.clip((bins_hz - low_hz) / (full_hz - low_hz), 0, 1)) ** 2
+    smooth = np.exp(-np.square((bins_hz[:, None] - bins_hz) / _ENVELOPE_HZ) / 2) * heard  # (bins, bins)
+    smooth /= smooth.sum(axis=1, keepdims=True)
+    weight = heard * np.exp(-np.square(bins_hz / HARMONIC_HZ))
     pitches_hz = np.geomspace(settings.pitch_min_hz, settings.pitch_max_hz, settings.num_pitches, endpoint=False)
-    periods_s = np.append(1 / pitches_hz, 0.0)
-    weight = np.exp(-np.square(bins_hz / HARMONIC_HZ)) * (bins_hz > low_hz)
-    return (weight[:, None] * np.cos(2 * np.pi * bins_hz[:, None] * periods_s)).astype(np.float32)
+    lagged = weight[:, None] * np.cos(2 * np.pi * bins_hz[:, None] / pitches_hz)
+    return np.hstack([(np.eye(len(bins_hz)) - smooth).T @ lagged, weight[:, None]]).astype(np.float32)
 
 
 def extract(samples: FloatArray, settings: FeatureSettings) -> Features:
@@ -197,7 +205,7 @@ def _extract_chunk(samples: FloatArray, settings: FeatureSettings) -> tuple[Floa
     if "contrast" in wanted:
         found["contrast"] = _contrast(np.sqrt(power), m.contrast_bands)
     if "pitch" in wanted:
-        found["pitch"] = _pitch(power, m.pitch)
+        found["pitch"] = _pitch(power, m.pitch, settings.floor_db)
     return mel_db, [found[name] for name in settings.names]
 
 
@@ -237,17 +245,19 @@ def _contrast(magnitude: FloatArray, bands: tuple[tuple[int, int, int], ...]) ->
     return power_to_db(peak, 80.0) - power_to_db(valley, 80.0)
 
 
-def _pitch(power: FloatArray, matrix: FloatArray) -> FloatArray:
+def _pitch(power: FloatArray, matrix: FloatArray, floor_db: float) -> FloatArray:
     """How strongly each pitch sounds, −1 to 1, float32 (b, T, num_pitches): the spectrum's autocorrelation there.
 
-    Generalised autocorrelation (Tolonen and Karjalainen 2000): magnitudes are compressed to their square root, so that
-    harmonics count more than formants, and a voice keeps its pitch where a telephone has taken its fundamental away.
-    Level has no effect. A frame without sound has next to none of any pitch: of a constant, a line's idle code, the
-    spectrum holds rounding errors alone, below what log-mel counts as nothing.
+    Generalised autocorrelation (Tolonen and Karjalainen 2000) of the spectrum's fine structure: magnitudes are
+    compressed to their square root and their envelope is gone, so that harmonics count and formants and noise do not;
+    a voice keeps its pitch where a telephone has taken its fundamental away. Level has no effect, but what lies more
+    than ``floor_db`` under the window's loudest frame fades: hum and idle code in pauses have no pitch.
     """
     strength = np.sqrt(np.sqrt(power[:, :, : len(matrix)])) @ matrix
+    total = strength[:, :, -1:]
+    floor = total.max(axis=1, keepdims=True) * np.float32(10 ** (-floor_db / 40))  # of the square root of magnitude
     nothing = np.float32(_AMIN**0.25) * matrix[:, -1].sum()
-    return np.asarray(strength[:, :, :-1] / np.maximum(strength[:, :, -1:], nothing))
+    return np.asarray(strength[:, :, :-1] / np.maximum(total, np.maximum(floor, nothing)))
 
 
 def frames_inside(num_samples: IntArray, settings: FeatureSettings) -> IntArray:

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from batchser.features import HARMONIC_HZ, centre, log_mel
+from batchser.features import HARMONIC_HZ, centre, extract
 from batchser.records import FloatArray, IntArray
 from batchser.settings import FeatureSettings
 from batchser.training.augment.line import active_level
@@ -33,13 +33,14 @@ class LineNoise:
 
     The windows must have kept their colour: where each band has lost its own mean, powers no longer compare.
     On average it gives what log-mel of the noisy sound would be, and the sound itself is not needed; how voice and
-    noise interfere in a moment is lost. Of pitch the noise leaves the voice's less; what pitch there is in the noise
-    itself is not added. ``power`` float32 (n, F) are frames of white noise, of mean 1 in each band;
+    noise interfere in a moment is lost. ``power`` float32 (n, bands) are frames of white noise, of mean 1 in each band,
+    and ``pitch`` float32 (n, pitches) what pitch there is in them by chance, whatever their colour;
     ``centre_hz`` and ``width_hz`` float32 (F,) are the bands'.
     """
 
     features: FeatureSettings
     power: FloatArray
+    pitch: FloatArray
     centre_hz: FloatArray
     width_hz: FloatArray
 
@@ -51,10 +52,12 @@ class LineNoise:
         rng = np.random.default_rng(0)
         windows = max(2, _NOISE_S * 1000 // features.window_ms)
         sound = rng.standard_normal((windows, features.window_samples)).astype(np.float32)
-        power = 10 ** (log_mel(0.1 * sound, features).reshape(-1, features.num_mels) / 10)
+        made = extract(0.1 * sound, features)
+        power = 10 ** (made.mel_db.reshape(-1, features.num_mels) / 10)
+        pitch = made.stack[:, :, features.num_bands :].reshape(len(power), -1)
         edges_hz = librosa.mel_frequencies(features.num_mels + 2, fmin=features.mel_min_hz, fmax=features.mel_max_hz)
         return cls(
-            features, (power / power.mean(axis=0)).astype(np.float32), edges_hz[1:-1].astype(np.float32),
+            features, (power / power.mean(axis=0)).astype(np.float32), pitch, edges_hz[1:-1].astype(np.float32),
             ((edges_hz[2:] - edges_hz[:-2]) / 2).astype(np.float32),
         )  # fmt: skip
 
@@ -65,24 +68,20 @@ class LineNoise:
         without a voice has none. Silence at a window's end is noisy, too, or lies past the recording's end and stays
         silent: one is as likely as the other.
         """
-        bands = self.features.num_bands
         noisy = np.flatnonzero(rng.random(len(x)) < settings.noise_probability)
-        heard = frames_heard(x[noisy, :, :bands])
+        heard = frames_heard(x[noisy, :, : self.features.num_bands])
         noisy, heard = noisy[heard > 0], heard[heard > 0]  # silence has no level that noise could lie below
         if not noisy.size:
             return x
         found = x.copy()
-        found[noisy, :, :bands], clear = self._noisy(rng, x[noisy, :, :bands], heard, settings.noise_snr_db)
-        found[noisy, :, bands:] *= clear[:, :, None]
+        found[noisy] = self._noisy(rng, x[noisy], heard, settings.noise_snr_db)
         return found
 
     def _noisy(
         self, rng: np.random.Generator, x: FloatArray, heard: IntArray, snr_db: tuple[float, float]
-    ) -> tuple[FloatArray, FloatArray]:
-        """Add noise to every window of ``x`` (b, T, F), of which ``heard`` (b,) frames sound, and centre it again.
-
-        Also what is left of a pitch's strength, (b, T): the voice's part of magnitude where voices are harmonic.
-        """
+    ) -> FloatArray:
+        """Add noise to every window of ``x`` (b, T, F), of which ``heard`` (b,) frames sound, and centre it again."""
+        x, pitch = np.split(x, [self.features.num_bands], axis=2)
         num_frames = np.where(rng.random(len(x)) < _TO_THE_END, x.shape[1], heard)
         inside = np.arange(x.shape[1]) < num_frames[:, None]  # (b, T)
         voice = np.where(inside[:, :, None], 10 ** (x / 10), np.float32(0.0))
@@ -93,14 +92,14 @@ class LineNoise:
         wanted = level * 10 ** (-rng.uniform(*snr_db, len(x)) / 10)
         shape *= (wanted / np.maximum(shape @ self.width_hz, np.finfo(np.float32).tiny))[:, None]
         starts = rng.integers(0, len(self.power) - x.shape[1] + 1, len(x))
-        noise = np.stack([self.power[start : start + x.shape[1]] for start in starts])  # (b, T, F)
-        noise *= shape[:, None].astype(np.float32)
+        rows = starts[:, None] + np.arange(x.shape[1])  # (b, T)
+        noise = self.power[rows] * shape[:, None].astype(np.float32)
         harmonic = self.width_hz * np.exp(-np.square(self.centre_hz / HARMONIC_HZ))
         heard_of, hidden_by = (np.sqrt(each @ harmonic) for each in (voice, noise))  # (b, T)
         clear = heard_of / np.maximum(heard_of + _HIDDEN * hidden_by, np.finfo(np.float32).tiny)
-        together = voice + noise
-        together = 10 * np.log10(np.maximum(together, np.float32(1e-10)))
-        return centre(together.astype(np.float32), num_frames, self.features), clear
+        pitch = np.where(inside[:, :, None], clear[:, :, None] * pitch + (1 - clear[:, :, None]) * self.pitch[rows], 0)
+        together = 10 * np.log10(np.maximum(voice + noise, np.float32(1e-10)))
+        return np.concatenate([centre(together.astype(np.float32), num_frames, self.features), pitch], axis=2)
 
 
 def frames_heard(x: FloatArray) -> IntArray:
