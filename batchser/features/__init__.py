@@ -4,11 +4,14 @@ from batchser.features.frames import (
     HARMONIC_HZ,
     Features,
     centre,
+    compressed_spectra,
     extract,
     frames_inside,
     level_below_peak,
     log_mel,
     network_input,
+    pitch_bins_hz,
+    pitch_strength,
     power_to_db,
 )
 from batchser.features.prosody import check_libraries
@@ -18,10 +21,13 @@ __all__ = [
     "Features",
     "centre",
     "check_libraries",
+    "compressed_spectra",
     "extract",
     "frames_inside",
     "level_below_peak",
     "log_mel",
     "network_input",
+    "pitch_bins_hz",
+    "pitch_strength",
     "power_to_db",
 ]

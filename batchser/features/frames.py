@@ -27,9 +27,8 @@ from batchser.settings import FeatureSettings
 _AMIN = 1e-10  # librosa.power_to_db's floor on power
 _DELTA_WIDTH = 9  # librosa.feature.delta's default
 _CONTRAST_QUANTILE = 0.02  # librosa.feature.spectral_contrast's default
-HARMONIC_HZ = 1200.0  # where voices are harmonic: a bin's weight for pitch falls with frequency as exp(−(f / 1200)²)
-_PITCH_EDGES_HZ = (280.0, 380.0, 1800.0)  # weights rise where a telephone begins; above the last they are next to none
-_ENVELOPE_HZ = 200.0  # the deviation of what smooths a spectrum to its envelope: harmonics do not outlast it
+HARMONIC_HZ = 900.0  # where voices are harmonic: a bin's weight for pitch falls with frequency as exp(−(f / 900)²)
+_PITCH_EDGES_HZ = (80.0, 1800.0)  # hum lies below; above, weights are next to nothing
 _CHUNK_WINDOWS = 8  # frames and spectra of this many windows stay in the processor's cache
 
 
@@ -120,22 +119,19 @@ def _contrast_bands(settings: FeatureSettings) -> tuple[tuple[int, int, int], ..
     return tuple(bands)
 
 
-def _pitch_matrix(settings: FeatureSettings) -> FloatArray:
-    """Compressed spectrum to its autocorrelation at the period of each pitch, and, last, to its weighted sum.
+def pitch_bins_hz(settings: FeatureSettings) -> FloatArray:
+    """Frequencies of the bins of a spectrum that pitch is heard in, from 0 on: float32 (bins,)."""
+    bins_hz = np.fft.rfftfreq(settings.fft_samples, 1 / settings.rate_hz).astype(np.float32)
+    return bins_hz[bins_hz <= _PITCH_EDGES_HZ[1]]
 
-    The spectrum's envelope, itself smoothed, is taken out first: it holds formants, and the colour and band of a line
-    and its noise, which have a pattern of their own in autocorrelation. All of it is linear, so it is one matrix.
-    """
-    bins_hz = np.fft.rfftfreq(settings.fft_samples, 1 / settings.rate_hz)
-    low_hz, full_hz, high_hz = _PITCH_EDGES_HZ
-    bins_hz = bins_hz[bins_hz <= high_hz]
-    heard = np.sin(np.pi / 2 * np.clip((bins_hz - low_hz) / (full_hz - low_hz), 0, 1)) ** 2
-    smooth = np.exp(-np.square((bins_hz[:, None] - bins_hz) / _ENVELOPE_HZ) / 2) * heard  # (bins, bins)
-    smooth /= smooth.sum(axis=1, keepdims=True)
-    weight = heard * np.exp(-np.square(bins_hz / HARMONIC_HZ))
+
+def _pitch_matrix(settings: FeatureSettings) -> FloatArray:
+    """Compressed spectrum to its autocorrelation at the period of each pitch, and, last, at none: its sum."""
+    bins_hz = pitch_bins_hz(settings).astype(np.float64)
     pitches_hz = np.geomspace(settings.pitch_min_hz, settings.pitch_max_hz, settings.num_pitches, endpoint=False)
-    lagged = weight[:, None] * np.cos(2 * np.pi * bins_hz[:, None] / pitches_hz)
-    return np.hstack([(np.eye(len(bins_hz)) - smooth).T @ lagged, weight[:, None]]).astype(np.float32)
+    periods_s = np.append(1 / pitches_hz, 0.0)
+    weight = np.exp(-np.square(bins_hz / HARMONIC_HZ)) * (bins_hz > _PITCH_EDGES_HZ[0])
+    return (weight[:, None] * np.cos(2 * np.pi * bins_hz[:, None] * periods_s)).astype(np.float32)
 
 
 def extract(samples: FloatArray, settings: FeatureSettings) -> Features:
@@ -205,7 +201,7 @@ def _extract_chunk(samples: FloatArray, settings: FeatureSettings) -> tuple[Floa
     if "contrast" in wanted:
         found["contrast"] = _contrast(np.sqrt(power), m.contrast_bands)
     if "pitch" in wanted:
-        found["pitch"] = _pitch(power, m.pitch, settings.floor_db)
+        found["pitch"] = pitch_strength(np.sqrt(np.sqrt(power[:, :, : len(m.pitch)])), settings)
     return mel_db, [found[name] for name in settings.names]
 
 
@@ -245,17 +241,33 @@ def _contrast(magnitude: FloatArray, bands: tuple[tuple[int, int, int], ...]) ->
     return power_to_db(peak, 80.0) - power_to_db(valley, 80.0)
 
 
-def _pitch(power: FloatArray, matrix: FloatArray, floor_db: float) -> FloatArray:
-    """How strongly each pitch sounds, −1 to 1, float32 (b, T, num_pitches): the spectrum's autocorrelation there.
+def compressed_spectra(samples: FloatArray, settings: FeatureSettings) -> FloatArray:
+    """What pitch is found in, square roots of magnitudes: (B, N) → float32 (B, T, bins of ``pitch_bins_hz``)."""
+    num_bins = len(pitch_bins_hz(settings))
+    spectra = np.empty((len(samples), settings.num_frames, num_bins), np.float32)
+    for start in range(0, len(samples), _CHUNK_WINDOWS):
+        chunk = slice(start, start + _CHUNK_WINDOWS)
+        spectra[chunk] = np.sqrt(np.sqrt(_power(samples[chunk], settings)[:, :, :num_bins]))
+    return spectra
 
-    Generalised autocorrelation (Tolonen and Karjalainen 2000) of the spectrum's fine structure: magnitudes are
-    compressed to their square root and their envelope is gone, so that harmonics count and formants and noise do not;
-    a voice keeps its pitch where a telephone has taken its fundamental away. Level has no effect, but what lies more
-    than ``floor_db`` under the window's loudest frame fades: hum and idle code in pauses have no pitch.
+
+def pitch_strength(spectra: FloatArray, settings: FeatureSettings) -> FloatArray:
+    """How strongly each pitch sounds, −1 to 1, float32 (B, T, num_pitches): the autocorrelation of spectra there.
+
+    Generalised autocorrelation (Tolonen and Karjalainen 2000): magnitudes are compressed to their square root, so that
+    harmonics count more than formants, and a voice keeps its pitch where a telephone has taken its fundamental away.
+    Level has no effect, but what lies more than ``floor_db`` under the window's loudest frame fades, such as hum and a
+    line's idle code in pauses.
+
+    Parameters
+    ----------
+    spectra : float32 (B, T, bins), as ``compressed_spectra`` gives them
+    settings : the pitches, and ``floor_db``; they name "pitch"
     """
-    strength = np.sqrt(np.sqrt(power[:, :, : len(matrix)])) @ matrix
+    matrix = _matrices(settings).pitch
+    strength = spectra @ matrix
     total = strength[:, :, -1:]
-    floor = total.max(axis=1, keepdims=True) * np.float32(10 ** (-floor_db / 40))  # of the square root of magnitude
+    floor = total.max(axis=1, keepdims=True) * np.float32(10 ** (-settings.floor_db / 40))  # of roots of magnitudes
     nothing = np.float32(_AMIN**0.25) * matrix[:, -1].sum()
     return np.asarray(strength[:, :, :-1] / np.maximum(total, np.maximum(floor, nothing)))
 

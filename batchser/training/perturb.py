@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from batchser.features import HARMONIC_HZ, centre, extract
+from batchser.features import HARMONIC_HZ, centre, compressed_spectra, log_mel, pitch_bins_hz, pitch_strength
 from batchser.records import FloatArray, IntArray
 from batchser.settings import FeatureSettings
 from batchser.training.augment.line import active_level
@@ -34,13 +34,13 @@ class LineNoise:
     The windows must have kept their colour: where each band has lost its own mean, powers no longer compare.
     On average it gives what log-mel of the noisy sound would be, and the sound itself is not needed; how voice and
     noise interfere in a moment is lost. ``power`` float32 (n, bands) are frames of white noise, of mean 1 in each band,
-    and ``pitch`` float32 (n, pitches) what pitch there is in them by chance, whatever their colour;
+    and ``spectra`` float32 (n, bins) their compressed spectra (no bins where pitch is not named);
     ``centre_hz`` and ``width_hz`` float32 (F,) are the bands'.
     """
 
     features: FeatureSettings
     power: FloatArray
-    pitch: FloatArray
+    spectra: FloatArray
     centre_hz: FloatArray
     width_hz: FloatArray
 
@@ -52,13 +52,13 @@ class LineNoise:
         rng = np.random.default_rng(0)
         windows = max(2, _NOISE_S * 1000 // features.window_ms)
         sound = rng.standard_normal((windows, features.window_samples)).astype(np.float32)
-        made = extract(0.1 * sound, features)
-        power = 10 ** (made.mel_db.reshape(-1, features.num_mels) / 10)
-        pitch = made.stack[:, :, features.num_bands :].reshape(len(power), -1)
+        power = 10 ** (log_mel(sound, features).reshape(-1, features.num_mels) / 10)
+        has_pitch = features.num_bands < features.num_features
+        spectra = compressed_spectra(sound, features) if has_pitch else np.empty((*power.shape[:1], 0), np.float32)
         edges_hz = librosa.mel_frequencies(features.num_mels + 2, fmin=features.mel_min_hz, fmax=features.mel_max_hz)
         return cls(
-            features, (power / power.mean(axis=0)).astype(np.float32), pitch, edges_hz[1:-1].astype(np.float32),
-            ((edges_hz[2:] - edges_hz[:-2]) / 2).astype(np.float32),
+            features, (power / power.mean(axis=0)).astype(np.float32), spectra.reshape(len(power), -1),
+            edges_hz[1:-1].astype(np.float32), ((edges_hz[2:] - edges_hz[:-2]) / 2).astype(np.float32),
         )  # fmt: skip
 
     def add(self, rng: np.random.Generator, x: FloatArray, settings: FitSettings) -> FloatArray:
@@ -86,7 +86,8 @@ class LineNoise:
         inside = np.arange(x.shape[1]) < num_frames[:, None]  # (b, T)
         voice = np.where(inside[:, :, None], 10 ** (x / 10), np.float32(0.0))
         level = active_level(voice @ self.width_hz)
-        shape = (self.centre_hz / 1000) ** -rng.uniform(*_SLOPE, (len(x), 1))  # (b, F)
+        slope = rng.uniform(*_SLOPE, (len(x), 1))
+        shape = (self.centre_hz / 1000) ** -slope  # (b, F)
         low_hz, high_hz = (rng.uniform(*edges_hz, (len(x), 1)) for edges_hz in (_LOW_HZ, _HIGH_HZ))
         shape *= (self.centre_hz > low_hz) & (self.centre_hz < high_hz)
         wanted = level * 10 ** (-rng.uniform(*snr_db, len(x)) / 10)
@@ -97,7 +98,13 @@ class LineNoise:
         harmonic = self.width_hz * np.exp(-np.square(self.centre_hz / HARMONIC_HZ))
         heard_of, hidden_by = (np.sqrt(each @ harmonic) for each in (voice, noise))  # (b, T)
         clear = heard_of / np.maximum(heard_of + _HIDDEN * hidden_by, np.finfo(np.float32).tiny)
-        pitch = np.where(inside[:, :, None], clear[:, :, None] * pitch + (1 - clear[:, :, None]) * self.pitch[rows], 0)
+        if pitch.size:
+            bins_hz = np.maximum(pitch_bins_hz(self.features), 1)
+            tint = (bins_hz / 1000) ** (-slope / 4)  # (b, bins), of square roots of magnitudes
+            tint *= (1 + (low_hz / bins_hz) ** 8) ** -0.25  # a line's edge, as augment.line.band_pass has it
+            own = pitch_strength(self.spectra[rows] * tint[:, None].astype(np.float32), self.features)
+            heard_part = np.where(inside, clear, np.float32(1.0))[:, :, None]  # past the end there is nothing
+            pitch = heard_part * pitch + (1 - heard_part) * own
         together = 10 * np.log10(np.maximum(voice + noise, np.float32(1e-10)))
         return np.concatenate([centre(together.astype(np.float32), num_frames, self.features), pitch], axis=2)
 
