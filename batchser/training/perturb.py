@@ -95,18 +95,27 @@ class LineNoise:
         starts = rng.integers(0, len(self.power) - x.shape[1] + 1, len(x))
         rows = starts[:, None] + np.arange(x.shape[1])  # (b, T)
         noise = self.power[rows] * shape[:, None].astype(np.float32)
-        harmonic = self.width_hz * np.exp(-np.square(self.centre_hz / HARMONIC_HZ))
-        heard_of, hidden_by = (np.sqrt(each @ harmonic) for each in (voice, noise))  # (b, T)
-        clear = heard_of / np.maximum(heard_of + _HIDDEN * hidden_by, np.finfo(np.float32).tiny)
         if pitch.size:
-            bins_hz = np.maximum(pitch_bins_hz(self.features), 1)
-            tint = (bins_hz / 1000) ** (-slope / 4)  # (b, bins), of square roots of magnitudes
-            tint *= (1 + (low_hz / bins_hz) ** 8) ** -0.25  # a line's edge, as augment.line.band_pass has it
-            own = pitch_strength(self.spectra[rows] * tint[:, None].astype(np.float32), self.features)
-            heard_part = np.where(inside, clear, np.float32(1.0))[:, :, None]  # past the end there is nothing
-            pitch = heard_part * pitch + (1 - heard_part) * own
+            noises = self._pitch_of_noise(rows, slope, low_hz)
+            part = np.where(inside, self._part_heard(voice, noise), np.float32(1.0))[
+                :, :, None
+            ]  # past the end: nothing
+            pitch = part * pitch + (1 - part) * noises
         together = 10 * np.log10(np.maximum(voice + noise, np.float32(1e-10)))
         return np.concatenate([centre(together.astype(np.float32), num_frames, self.features), pitch], axis=2)
+
+    def _part_heard(self, voice: FloatArray, noise: FloatArray) -> FloatArray:
+        """How much of a voice's pitch is left beside a noise, 0 to 1, by powers (b, T, bands) of both: (b, T)."""
+        harmonic = self.width_hz * np.exp(-np.square(self.centre_hz / HARMONIC_HZ))
+        heard, hides = (np.sqrt(power @ harmonic) for power in (voice, noise))
+        return np.asarray(heard / np.maximum(heard + _HIDDEN * hides, np.finfo(np.float32).tiny))
+
+    def _pitch_of_noise(self, rows: IntArray, slope: FloatArray, low_hz: FloatArray) -> FloatArray:
+        """The pitch in frames ``rows`` (b, T) of a noise by chance, and by its colour and band, both (b, 1)."""
+        bins_hz = np.maximum(pitch_bins_hz(self.features), 1)
+        tint = (bins_hz / 1000) ** (-slope / 4)  # (b, bins), of square roots of magnitudes
+        tint *= (1 + (low_hz / bins_hz) ** 8) ** -0.25  # a line's edge, as augment.line.band_pass has it
+        return pitch_strength(self.spectra[rows] * tint[:, None].astype(np.float32), self.features)
 
 
 def frames_heard(x: FloatArray) -> IntArray:
