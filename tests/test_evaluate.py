@@ -546,7 +546,7 @@ def test_the_card_says_what_a_user_must_know(bundle, scored):
             "network.own_means=true", 'teacher_networks=[{name = "lstm-stack", units = [8]}]',
         ], 7),
         ("telephone-6", ['augment.codecs={"mu-law" = 0.5, "gsm-6.10" = 0.3}', "name=Anna's"], 2),
-        ("telephone-8", ["gate_augment.noise_snr_db=[0, 40]"], 1),
+        ("telephone-8", ["gate_augment.noise_snr_db=[0, 40]", "fit.corpus_weights={RAVDESS = 2}"], 2),
     ],
 )  # fmt: skip
 def test_the_cards_command_trains_by_the_same_recipe_again(bundle, scored, name, changes, count):

@@ -33,6 +33,7 @@ from batchser.training.distil import Teaching, taught_targets
 from batchser.training.emotion_lesson import TrainingSet, teacher_jobs, teaching
 from batchser.training.examples import GateSounds, emotion_window, gate_window, make_take, place, running_sum
 from batchser.training.fit import (
+    Draws,
     Examples,
     Fitted,
     Start,
@@ -729,6 +730,11 @@ def test_an_unknown_recipe_is_told_with_those_that_exist(tmp_path):
         ),
         ("[windows]\ntails = 2.0\n", "windows.tails: received 2.0, expected a number of 0 to 1"),
         ('[fit]\nepochs = "45"\n', "fit.epochs: received '45', expected a whole number of 1 or more"),
+        (
+            "[fit]\ncorpus_weights = {TESS = 0}\n",
+            "fit.corpus_weights: received {'TESS': 0}, expected a table of numbers above 0",
+        ),
+        ("[teacher_fit]\ncorpus_weights = {TESS = 2}\n", "teacher_fit.corpus_weights: received {'TESS': 2}; say it in"),
         ("[fit]\nvote_share = true\n", "fit.vote_share: received True, expected a number of 0 to 1"),
         ("[gate_fit]\nplateau_patience = 0\n", "gate_fit.plateau_patience: received 0"),
         (
@@ -763,6 +769,10 @@ def test_numbers_out_of_range_are_told_when_the_recipe_is_read(tmp_path, changes
             r"teacher_networks\[1\]: 'gate-conv' judges chunks of windows",
         ),
         ({"gate_network": NetworkSpec("dense-stack", {})}, "gate_network: 'dense-stack' judges windows"),
+        (
+            {"fit": FitSettings(corpus_weights={"TESS": 0.3, "CREMA-D": 2})},
+            r"fit\.corpus_weights: received TESS, expected some of CREMA-D$",
+        ),
     ],
 )
 def test_what_does_not_fit_the_network_is_told_before_anything_starts(recipe, data, tmp_path, changes, sentence):
@@ -819,9 +829,13 @@ def test_a_sound_is_placed_as_far_as_it_lies_inside():
         assert line.tolist() == expected
 
 
+def evenly(groups: np.ndarray) -> Draws:
+    return Draws(groups, np.ones(len(groups)))
+
+
 def test_groups_are_drawn_equally_often():
     groups = np.array([[0]] * 90 + [[1]] * 10, np.int32)
-    drawn = draw_order(np.random.default_rng(0), np.arange(100), groups)
+    drawn = draw_order(np.random.default_rng(0), np.arange(100), evenly(groups))
     assert len(drawn) == 100
     assert 35 <= (drawn >= 90).sum() <= 65
     assert sorted(draw_order(np.random.default_rng(0), np.arange(5, 9), None)) == [5, 6, 7, 8]
@@ -830,7 +844,7 @@ def test_groups_are_drawn_equally_often():
 def test_two_kinds_of_groups_are_balanced_at_once_though_one_label_is_in_one_corpus_only():
     corpus = np.repeat([0, 1], [9000, 1000])
     label = np.where(corpus == 0, np.arange(10_000) % 3, np.arange(10_000) % 4)  # label 3: corpus 1 alone
-    drawn = draw_order(np.random.default_rng(0), np.arange(10_000), np.stack([label, corpus], axis=1))
+    drawn = draw_order(np.random.default_rng(0), np.arange(10_000), evenly(np.stack([label, corpus], axis=1)))
     np.testing.assert_allclose(np.bincount(label[drawn]) / 10_000, 1 / 4, atol=0.02)
     np.testing.assert_allclose(np.bincount(corpus[drawn]) / 10_000, 1 / 2, atol=0.02)
 
@@ -846,15 +860,30 @@ def test_classes_of_a_corpus_are_drawn_alike_where_that_is_asked_for(recipe, tmp
     shares = {}
     for balance in (("class", "corpus"), ("corpus-class",), ("corpus-class", "corpus")):
         changed = dataclasses.replace(recipe, fit=dataclasses.replace(recipe.fit, balance=balance))
-        groups = TrainingSet(changed, tuple(clips), tmp_path).groups()
+        draws = TrainingSet(changed, tuple(clips), tmp_path).draws()
         rng = np.random.default_rng(0)
-        drawn = np.concatenate([draw_order(rng, np.arange(len(clips)), groups) for _ in range(40)])
+        drawn = np.concatenate([draw_order(rng, np.arange(len(clips)), draws) for _ in range(40)])
         of = [f"{clips[k].corpus} {clips[k].emotion}" for k in drawn]
         shares[balance] = {name: of.count(name) / len(of) for name in sorted(set(of))}
     assert shares["class", "corpus"]["RAVDESS calm"] == pytest.approx(1 / 3, abs=0.02)
     assert shares["class", "corpus"]["RAVDESS sad"] == pytest.approx(1 / 12, abs=0.02)
     assert list(shares["corpus-class",].values()) == pytest.approx([1 / 5] * 5, abs=0.02)
     assert list(shares["corpus-class", "corpus"].values()) == pytest.approx([1 / 4] * 2 + [1 / 6] * 3, abs=0.02)
+
+
+@pytest.mark.parametrize(("balance", "share"), [((), 1 / 31), (("corpus",), 1 / 4), (("corpus-class",), 1 / 4)])
+def test_a_corpus_of_less_weight_is_drawn_less_often_than_balance_has_it(recipe, tmp_path, balance, share):
+    clips = [
+        Clip(corpus, tmp_path / f"{corpus}-{label}-{k}.wav", "1", label, None)
+        for corpus, count in (("CREMA-D", 300), ("TESS", 30))
+        for label in ("happy", "sad")
+        for k in range(count)
+    ]
+    settings = dataclasses.replace(recipe.fit, balance=balance, corpus_weights={"TESS": 1 / 3})
+    draws = TrainingSet(dataclasses.replace(recipe, fit=settings), tuple(clips), tmp_path).draws()
+    drawn = np.concatenate([draw_order(np.random.default_rng(k), np.arange(660), draws) for k in range(20)])
+    assert (drawn >= 600).mean() == pytest.approx(share, abs=0.02)
+    assert (drawn % 60 < 30).mean() == pytest.approx(1 / 2, abs=0.02)
 
 
 def test_a_network_begins_the_same_whatever_other_threads_draw():
@@ -907,12 +936,12 @@ def test_validation_windows_are_calibrated_on_with_their_clips_groups(monkeypatc
     rng, rows = np.random.default_rng(0), np.arange(12, dtype=np.int32)
     groups = np.stack([rows % 2, rows % 3], axis=1)
     targets = np.eye(2, dtype=np.float32)[rows % 2]
-    examples = Examples(rng.normal(0, 1, (12, 3, 4, 3)).astype(np.float16), targets, groups)
+    examples = Examples(rng.normal(0, 1, (12, 3, 4, 3)).astype(np.float16), targets, evenly(groups))
     settings = FitSettings(epochs=1, batch_size=4, frequency_mask=0, time_mask=0, validation_copies=2)
     fit(examples, Task("0", rows[:7], rows[7:], NetworkSpec("dense-stack", {"units": [4]}), 2, settings, 1), [].append)
     ((_, truth, received),) = seen
     assert truth.tolist() == [1, 1, 0, 0, 1, 1, 0, 0, 1, 1]
-    assert received.tolist() == [pair for pair in groups[7:].tolist() for _ in range(2)]
+    assert received.tolist() == evenly(groups).chances(rows[7:]).repeat(2).tolist()
 
 
 def test_calibration_counts_groups_as_training_draws_them():
@@ -921,7 +950,9 @@ def test_calibration_counts_groups_as_training_draws_them():
     groups = (np.arange(900) >= 700).astype(np.int32)[:, None]
     truth = (logits + rng.standard_normal((900, 3)) + [0.0, 1.0, 0.0] * groups).argmax(axis=1)
     more = np.concatenate([np.arange(900), *[np.arange(700, 900)] * 4])  # the small group five times
-    once, often = (calibrate(logits[rows], truth[rows], groups[rows]) for rows in (np.arange(900), more))
+    once, often = (
+        calibrate(logits[rows], truth[rows], evenly(groups).chances(rows)) for rows in (np.arange(900), more)
+    )
     np.testing.assert_allclose(often[0] * often[1], once[0] * once[1], atol=1e-3)  # of the logits
     assert np.abs(calibrate(logits[more], truth[more])[1] - calibrate(logits, truth)[1]).max() > 0.05
 
@@ -934,7 +965,7 @@ def test_the_temperature_is_that_of_the_examples_as_they_come():
     hard = np.arange(4000) >= 3800  # a small group that is guessed at
     truth[hard] = rng.integers(0, 3, hard.sum())
     groups = hard.astype(np.int32)[:, None]
-    temperature, _ = calibrate((2 * logits).astype(np.float32), truth, groups)
+    temperature, _ = calibrate((2 * logits).astype(np.float32), truth, evenly(groups).chances(np.arange(4000)))
     assert temperature == pytest.approx(calibrate((2 * logits).astype(np.float32), truth)[0], rel=0.05)
     assert temperature == pytest.approx(2.1, abs=0.15)  # balanced, it would be 4
 

@@ -14,7 +14,7 @@ from batchser.records import FloatArray, IntArray
 from batchser.training import protocols
 from batchser.training.corpora import Clip
 from batchser.training.distil import Teaching
-from batchser.training.fit import Fitted, Task
+from batchser.training.fit import Draws, Fitted, Task
 from batchser.training.protocols import SHIPPED, Split
 from batchser.training.recipe import Recipe
 from batchser.training.start import Base
@@ -51,15 +51,20 @@ class TrainingSet:
     def _speakers(self, rows: IntArray) -> set[str]:
         return {protocols.speaker_key(self.clips[k]) for k in rows}
 
-    def groups(self) -> IntArray | None:
-        """The groups to be balanced, int (n, g), or None."""
+    def draws(self) -> Draws | None:
+        """How often the recipe has each clip drawn; None: each once an epoch."""
+        settings = self.recipe.fit
+        if not (settings.balance or settings.corpus_weights):
+            return None
         members = {
             "class": [clip.emotion for clip in self.clips],
             "corpus": [clip.corpus for clip in self.clips],
             "corpus-class": [f"{clip.corpus}/{clip.emotion}" for clip in self.clips],
         }
-        chosen = [np.unique(members[name], return_inverse=True)[1] for name in self.recipe.fit.balance]
-        return np.stack(chosen, axis=1).astype(np.int32) if chosen else None
+        groups = np.zeros((len(self.clips), len(settings.balance)), np.int32)
+        for k, name in enumerate(settings.balance):
+            groups[:, k] = np.unique(members[name], return_inverse=True)[1]
+        return Draws(groups, np.array([settings.corpus_weights.get(clip.corpus, 1.0) for clip in self.clips]))
 
 
 def start_models(recipe: Recipe, base: Base | None, clips: Sequence[Clip], splits: Sequence[Split]) -> dict[str, str]:
@@ -82,9 +87,9 @@ def teacher_jobs(recipe: Recipe, jobs: Sequence[tuple[Any, ...]]) -> list[tuple[
                 task, name=teacher_name(task.name, number), network=network, settings=recipe.teacher_fit,
                 seed=task.seed + _TEACHER_SEEDS * number,
             ),
-            folder, targets, groups, start if network == recipe.network else None,
+            folder, targets, draws, start if network == recipe.network else None,
         )
-        for task, folder, targets, groups, start in jobs
+        for task, folder, targets, draws, start in jobs
         for number, network in enumerate(recipe.teacher_networks, start=1)
     ]  # fmt: skip
 
@@ -104,7 +109,7 @@ def emotion_jobs(training: TrainingSet, splits: Sequence[Split], base: Base | No
     fitted_on = [(split.name, split.train) for split in splits]
     if recipe.ship == "all":
         fitted_on.append((SHIPPED, np.arange(len(training.clips), dtype=np.int32)))
-    targets, groups = training.targets(), training.groups()
+    targets, draws = training.targets(), training.draws()
     tested = {clip.corpus for clip in training.clips} - set(protocols.train_only(training.clips, splits))
     models = start_models(recipe, base, training.clips, splits)
     jobs = []
@@ -116,7 +121,7 @@ def emotion_jobs(training: TrainingSet, splits: Sequence[Split], base: Base | No
             recipe.seed + number, features=recipe.features,
         )  # fmt: skip
         start = base.start(models[name], recipe.labels) if base else None
-        jobs.append((task, training.folder, targets, groups, start))
+        jobs.append((task, training.folder, targets, draws, start))
     return jobs
 
 

@@ -42,18 +42,42 @@ _RAKINGS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
+class Draws:
+    """How often examples are drawn (``FitSettings.balance``, ``corpus_weights``).
+
+    ``groups`` is int (n, g), a column for each kind of group that is to come up equally often (none: g is 0);
+    ``weights`` is float (n,): how much more often, or less, an example comes up than they have it.
+    """
+
+    groups: IntArray
+    weights: npt.NDArray[np.float64]
+
+    def chances(self, rows: IntArray) -> npt.NDArray[np.float64]:
+        """Chances (m,) of the examples ``rows`` (m,) among themselves.
+
+        They are raked (Deming and Stephan 1940) until the groups of every kind come up equally often, as far as the
+        examples allow it, and weighed then.
+        """
+        groups, found = self.groups[rows], np.full(len(rows), 1 / len(rows))
+        for _ in range(_RAKINGS):
+            for column in groups.T:
+                found /= np.bincount(column, found)[column]
+        found *= self.weights[rows]
+        return np.asarray(found / found.sum())
+
+
+@dataclass(frozen=True, slots=True)
 class Examples:
     """Training windows ready for a network.
 
     ``inputs`` is float16 (n, copies, T, F), often a file mapped into memory: the copies of an example are drawn from in
     turn, one an epoch. ``targets`` is float32 (n, L) or (n, copies, L), probabilities of the labels, or int
-    (n, copies, chunks) for one label a chunk. ``groups`` is int (n, g): the groups that are drawn equally often
-    (``FitSettings.balance``).
+    (n, copies, chunks) for one label a chunk. Without ``draws`` each is taken once an epoch.
     """
 
     inputs: npt.NDArray[np.float16]
     targets: FloatArray | IntArray
-    groups: IntArray | None = None
+    draws: Draws | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +318,7 @@ class _Fit:
         """Train one epoch and look at the validation examples: mean training loss, validation loss."""
         settings = self.task.settings
         rng = np.random.default_rng([self.task.seed, 1, self.epoch])
-        order = draw_order(rng, self.task.train, self.examples.groups)
+        order = draw_order(rng, self.task.train, self.examples.draws)
         losses = []
         for k in range(self.steps):
             rows = order[k * settings.batch_size : (k + 1) * settings.batch_size]
@@ -393,10 +417,10 @@ class _Fit:
         self.network.set_weights([rounded(np.asarray(w, np.float32)) for w in self.network.get_weights()])
         logits, targets = self._validate()
         truth = targets.argmax(axis=-1)
-        groups = self.examples.groups
-        if groups is not None:  # the windows of a clip follow one another
-            groups = np.repeat(groups[self.task.valid], len(truth) // len(self.task.valid), axis=0)
-        temperature, offsets = calibrate(logits, truth, groups, with_offsets=self.task.settings.label_offsets)
+        chances = None
+        if self.examples.draws is not None:  # the windows of a clip follow one another
+            chances = self.examples.draws.chances(self.task.valid).repeat(len(truth) // len(self.task.valid))
+        temperature, offsets = calibrate(logits, truth, chances, with_offsets=self.task.settings.label_offsets)
         # (z + o·T) / T = z / T + o: the offsets become part of the last layer's bias.
         bias = self.network.get_layer("logits").bias
         bias.assign_add((offsets * temperature).astype(np.float32))
@@ -420,14 +444,18 @@ def rounded(weights: FloatArray) -> FloatArray:
 
 
 def calibrate(
-    logits: FloatArray, truth: IntArray, groups: IntArray | None = None, *, with_offsets: bool = True
+    logits: FloatArray,
+    truth: IntArray,
+    weights: npt.NDArray[np.float64] | None = None,
+    *,
+    with_offsets: bool = True,
 ) -> tuple[float, FloatArray]:
     """Find the temperature and the offset of each label that make held-out truth likeliest.
 
     Bias-corrected temperature scaling (Alexandari et al. 2020), then the temperature alone once more. For the offsets,
-    examples count as training draws them: groups as ``draw_order`` balances them, and without groups every label the
-    same, however many examples it has: training windows and whole recordings are not alike, and a label would be said
-    too often or too seldom. For the temperature, each example counts the same: it is to be right on what there is, and
+    examples count as training draws them, by ``weights``, and without weights every label the same, however many
+    examples it has: training windows and whole recordings are not alike, and a label would be said too often or too
+    seldom. For the temperature, each example counts the same: it is to be right on what there is, and
     a small corpus that its few speakers make hard would else make a model doubt itself on all others. The temperature
     lies within 0.3 to 5. Without offsets, and for chunks (logits of three axes), there is a temperature alone.
 
@@ -435,7 +463,7 @@ def calibrate(
     ----------
     logits : float32 (n, L) or (n, chunks, L)
     truth : int (n,) or (n, chunks)
-    groups : int (n, g), as those of Examples, or None: the labels
+    weights : float (n,), such as ``Draws.chances``, or None: every label the same
 
     Returns
     -------
@@ -459,7 +487,9 @@ def calibrate(
 
     bias = np.zeros(size)  # of the logits
     if with_offsets:
-        weights = chances(rows[:, None] if groups is None else groups)
+        if weights is None:
+            weights = 1 / counts[rows]
+        weights = weights / weights.sum()
         # Nothing can be said of a label without examples: its offset stays 0.
         offset_bounds = [(-3.0, 3.0) if count else (0.0, 0.0) for count in counts]
         found = scipy.optimize.minimize(
@@ -475,24 +505,8 @@ def calibrate(
     return temperature, (bias / temperature).astype(np.float32)
 
 
-def draw_order(rng: np.random.Generator, rows: IntArray, groups: IntArray | None) -> IntArray:
-    """One epoch's examples: every row once in a new order, or as many draws that take each group equally often.
-
-    ``groups`` int (n, g), over all examples, has a column for each kind of group.
-    """
-    if groups is None:
+def draw_order(rng: np.random.Generator, rows: IntArray, draws: Draws | None) -> IntArray:
+    """One epoch's examples: every row once in a new order, or as many draws as there are rows, as ``draws`` has it."""
+    if draws is None:
         return rng.permutation(rows)
-    return rng.choice(rows, len(rows), p=chances(groups[rows]))
-
-
-def chances(groups: IntArray) -> npt.NDArray[np.float64]:
-    """Chances (n,) of examples in ``groups`` int (n, g), a column for each kind of group.
-
-    They are raked (Deming and Stephan 1940) until the groups of every kind come up equally often, as far as the
-    examples allow it.
-    """
-    found = np.full(len(groups), 1 / len(groups))
-    for _ in range(_RAKINGS):
-        for column in groups.T:
-            found /= np.bincount(column, found)[column]
-    return np.asarray(found / found.sum())
+    return rng.choice(rows, len(rows), p=draws.chances(rows))

@@ -12,7 +12,7 @@ import numpy as np
 from batchser.records import FloatArray, IntArray
 from batchser.settings import fingerprint_of
 from batchser.training.distil import Teaching, taught_targets
-from batchser.training.fit import Examples, Fitted, Start, Task, Watch, fit, tell_again
+from batchser.training.fit import Draws, Examples, Fitted, Start, Task, Watch, fit, tell_again
 from batchser.training.store import makers
 from batchser.training.workers import Report
 
@@ -27,7 +27,7 @@ def fit_or_take(
     task: Task,
     folder: Path,
     targets: FloatArray | IntArray,
-    groups: IntArray | None,
+    draws: Draws | None,
     start: Start | None,
     teaching: Teaching | None,
     work: Path,
@@ -43,7 +43,8 @@ def fit_or_take(
         makers(_SOURCES, _LIBRARIES),
         asdict(task) | {"train": task.train.tolist(), "valid": task.valid.tolist()}, folder.name,
         fingerprint_of(targets.round(4).tolist()) if targets.ndim == 2 else "", start.key if start else "",
-        *([teaching.key()] if teaching else []), *([] if groups is None else [groups.tolist()]),
+        *([teaching.key()] if teaching else []),
+        *([] if draws is None else [draws.groups.tolist(), draws.weights.tolist()]),
     ])[:16]  # fmt: skip
     path = work / f"fit-{task.name}-{key}.npz"
     if path.is_file():
@@ -55,7 +56,7 @@ def fit_or_take(
     inputs = np.load(folder / "inputs.npy", mmap_mode="r")
     if teaching is not None:
         targets = taught_targets(inputs, np.asarray(targets, np.float32), task.train, teaching)
-    examples = Examples(inputs, targets, groups)
+    examples = Examples(inputs, targets, draws)
     state = work / f"fit-{task.name}-{key}.state.npz"
     fitted = fit(examples, task, lambda line: report(f"{task.name}: {line}"), state, start, watch)
     about = {

@@ -43,6 +43,10 @@ def _snr_faults(value: Any) -> list[str]:
     return [f"noise_snr_db: received {value!r}, expected two rising numbers from {low:g} to {high:g}"]
 
 
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
+
+
 #: Kinds of groups that a fit can draw equally often.
 BALANCES: Final = ("class", "corpus", "corpus-class")
 #: How a clip may be changed where windows are whole clips.
@@ -109,8 +113,8 @@ class FitSettings:
     pitches) and frames stretched by up to a part (``frequency_warp``, ``time_warp``), and stripes of it hidden
     (``frequency_mask``, ``time_mask``, at their widest). ``balance`` draws clips so that every ``class``, ``corpus`` or
     ``corpus-class`` (each class of each corpus) named in it comes up equally often; with ``class`` and ``corpus``
-    alone, a class that one corpus has to itself fills far more than its share of that corpus; calibration's offsets
-    count clips so too.
+    alone, a class that one corpus has to itself fills far more than its share of that corpus. ``corpus_weights`` says
+    of corpora how many times as often as that their clips are drawn. Calibration's offsets count clips so too.
     ``vote_share`` of a target is the listeners' votes, where a clip has some. ``validation_speakers`` are kept for
     early stopping and calibration, or a ``validation_share`` of the clips under protocols that do not tell speakers
     apart, the first ``validation_copies`` windows of each. Calibration finds a temperature and, with ``label_offsets``,
@@ -130,6 +134,7 @@ class FitSettings:
     plateau_patience: int = 3
     average_epochs: int = 0
     balance: tuple[str, ...] = ()
+    corpus_weights: Mapping[str, float] = field(default_factory=dict)
     label_smoothing: float = 0.05
     vote_share: float = 0.0
     mixup: float = 0.0
@@ -167,6 +172,9 @@ class FitSettings:
         if not isinstance(balance, tuple):
             faults.append(f"balance: received {balance!r}, expected a list of {', '.join(BALANCES)}")
         faults += _snr_faults(self.noise_snr_db)
+        weights: Any = self.corpus_weights
+        if not isinstance(weights, Mapping) or not all(map(_is_weight, weights.values())):
+            faults.append(f"corpus_weights: received {weights!r}, expected a table of numbers above 0")
         if self.label_offsets not in (True, False):
             faults.append(f"label_offsets: received {self.label_offsets!r}, expected true or false")
         if faults:
@@ -232,7 +240,7 @@ class Recipe:
         plain = FitSettings()
         faults += [
             f"teacher_fit.{name}: received {getattr(self.teacher_fit, name)!r}; say it in [fit], it is both's"
-            for name in ("balance", "vote_share", "validation_speakers", "validation_share")
+            for name in ("balance", "corpus_weights", "vote_share", "validation_speakers", "validation_share")
             if getattr(self.teacher_fit, name) != getattr(plain, name)
         ]
         faults += [

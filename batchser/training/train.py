@@ -235,7 +235,7 @@ def check_clips(clips: Sequence[Clip], recipe: Recipe) -> None:
 
     Raises
     ------
-    ConfigError : masks wider than windows, an unknown line or label, options that a network does not take
+    ConfigError : masks wider than windows, an unknown line, label or corpus, options that a network does not take
     """
     unknown = sorted({c.emotion for c in clips} - set(recipe.labels))
     features = recipe.features
@@ -254,6 +254,10 @@ def check_clips(clips: Sequence[Clip], recipe: Recipe) -> None:
     ]
     if recipe.line not in available():
         faults.append(f"line: received {recipe.line!r}, expected one of {', '.join(available())}")
+    corpora = sorted({clip.corpus for clip in clips})
+    unweighed = [name for name in recipe.fit.corpus_weights if name not in corpora]
+    if unweighed:
+        faults.append(f"fit.corpus_weights: received {', '.join(unweighed)}, expected some of {', '.join(corpora)}")
     if unknown:
         faults.append(f"labels: the corpora also hold {', '.join(unknown)}, which the recipe does not name")
     specs = [("network", recipe.network, shape), ("gate_network", recipe.gate_network, gate_shape)]

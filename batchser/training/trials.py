@@ -61,7 +61,7 @@ def open_study(journal: Path, method: str, epochs: int) -> Any:
 class Trial:
     """What a worker needs for one trial.
 
-    ``fits`` has one a part: task, folder of windows, targets, groups, as ``fit_or_take`` takes them; ``work`` keeps
+    ``fits`` has one a part: task, folder of windows, targets, draws, as ``fit_or_take`` takes them; ``work`` keeps
     them until the trial has ended.
     """
 
@@ -96,8 +96,8 @@ def run_trial(trial: Trial, report: Report | None = None) -> float | None:
             raise _PrunedError
 
     try:
-        for task, folder, targets, groups in trial.fits:
-            fitted = fit_or_take(task, folder, targets, groups, None, None, trial.work, say, watch)
+        for task, folder, targets, draws in trial.fits:
+            fitted = fit_or_take(task, folder, targets, draws, None, None, trial.work, say, watch)
             if len(fitted.history["loss"]) < epochs:
                 watch(epochs, fitted.valid_uar)
             done.append(fitted.valid_uar)

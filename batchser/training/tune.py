@@ -261,14 +261,14 @@ class _Lessons:
         clips, audio = self.audio[rate_hz]
         split = splits_of(recipe, clips)[0]
         training = compose_training_set(recipe, clips, audio, split, self.data, self.store, self.pool)
-        targets, groups = training.targets(), training.groups()
+        targets, draws = training.targets(), training.draws()
         return tuple(
             (
                 Task(
                     f"part-{number}", np.setdiff1d(split.train, part), part, recipe.network, len(recipe.labels),
                     recipe.fit, recipe.seed + number, features=recipe.features,
                 ),
-                training.folder, targets, groups,
+                training.folder, targets, draws,
             )
             for number, part in enumerate(parts_of(clips, split, recipe, self.num_parts))
         )  # fmt: skip
