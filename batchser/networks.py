@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from batchser.errors import ConfigError
+from batchser.settings import NUM_PITCHES
 
 if TYPE_CHECKING:
     import keras
@@ -42,7 +43,7 @@ def conv_dual_lstm(
     dropout: float = 0.3,
     own_means: bool = False,
     pitch_filters: Sequence[int] = (),
-    num_pitches: int = 48,
+    num_pitches: int = NUM_PITCHES,
 ) -> keras.Model:
     """Strided convolutions over time and frequency, two bidirectional LSTMs, attention pooling over all of them.
 

@@ -27,6 +27,8 @@ PROSODY: Final = (
 WINDOW_FEATURE_NAMES: Final = ("prosody", "centroid", "rolloff", "flux", "mfcc_mean", "mfcc_deviation")
 _TAPERS: Final = ("hann", "hamming")
 _CENTRED: Final = (("mel",), ("mel", "pitch"))
+#: Pitches that are heard unless settings say otherwise; networks that take them are built for as many.
+NUM_PITCHES: Final = 48
 
 #: Frames that the gate's network judges together: its two strided layers halve the frames twice.
 CHUNK_FRAMES: Final = 4
@@ -70,7 +72,7 @@ class FeatureSettings:
     mel_min_hz: float = 200.0
     mel_max_hz: float = 3700.0
     contrast_min_hz: float = 200.0
-    num_pitches: int = 48
+    num_pitches: int = NUM_PITCHES
     pitch_min_hz: float = 62.5
     pitch_max_hz: float = 500.0
     top_db: float = 80.0

@@ -201,7 +201,7 @@ def _extract_chunk(samples: FloatArray, settings: FeatureSettings) -> tuple[Floa
     if "contrast" in wanted:
         found["contrast"] = _contrast(np.sqrt(power), m.contrast_bands)
     if "pitch" in wanted:
-        found["pitch"] = pitch_strength(np.sqrt(np.sqrt(power[:, :, : len(m.pitch)])), settings)
+        found["pitch"] = pitch_strength(_compressed(power, settings), settings)
     return mel_db, [found[name] for name in settings.names]
 
 
@@ -243,12 +243,16 @@ def _contrast(magnitude: FloatArray, bands: tuple[tuple[int, int, int], ...]) ->
 
 def compressed_spectra(samples: FloatArray, settings: FeatureSettings) -> FloatArray:
     """What pitch is found in, square roots of magnitudes: (B, N) → float32 (B, T, bins of ``pitch_bins_hz``)."""
-    num_bins = len(pitch_bins_hz(settings))
-    spectra = np.empty((len(samples), settings.num_frames, num_bins), np.float32)
+    spectra = np.empty((len(samples), settings.num_frames, len(pitch_bins_hz(settings))), np.float32)
     for start in range(0, len(samples), _CHUNK_WINDOWS):
         chunk = slice(start, start + _CHUNK_WINDOWS)
-        spectra[chunk] = np.sqrt(np.sqrt(_power(samples[chunk], settings)[:, :, :num_bins]))
+        spectra[chunk] = _compressed(_power(samples[chunk], settings), settings)
     return spectra
+
+
+def _compressed(power: FloatArray, settings: FeatureSettings) -> FloatArray:
+    """Take the square roots of magnitudes in the bins that pitch is heard in, of power (b, T, fft/2 + 1)."""
+    return np.sqrt(np.sqrt(power[:, :, : len(pitch_bins_hz(settings))]))
 
 
 def pitch_strength(spectra: FloatArray, settings: FeatureSettings) -> FloatArray:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from batchser.bundle import NetworkSpec
 from batchser.errors import ConfigError
-from batchser.settings import FeatureSettings, GateSettings
+from batchser.settings import NUM_PITCHES, FeatureSettings, GateSettings
 from batchser.training.augment.settings import SNR_DB, AugmentSettings, is_rising_pair
 from batchser.training.corpora import LabelOptions
 from batchser.training.protocols import PROTOCOLS
@@ -275,7 +275,7 @@ class Recipe:
         networks = {f"teacher_networks[{k}]": network for k, network in enumerate(self.teacher_networks)}
         faults = []
         for name, network in {"network": self.network, **networks}.items():
-            taken = network.options.get("num_pitches", 48) if network.options.get("pitch_filters") else 0
+            taken = network.options.get("num_pitches", NUM_PITCHES) if network.options.get("pitch_filters") else 0
             if network.name == "conv-dual-lstm" and taken != found:
                 faults.append(
                     f"{name}: takes {taken} pitches (pitch_filters, num_pitches), and the features end with {found}"
