@@ -673,7 +673,7 @@ def test_rounded_weights_need_half_the_bits_and_keep_their_value():
 def test_the_carried_recipe_is_read_by_name():
     recipe = read_recipe("telephone-6")
     assert recipe.labels == LABELS
-    assert recipe.features == FeatureSettings(keep_colour=True, centred_min_db=-36.0)
+    assert recipe.features == FeatureSettings(names=("mel", "pitch"), keep_colour=True, centred_min_db=-36.0)
     assert recipe.protocol == "speaker-folds"
 
 

@@ -50,7 +50,7 @@ _OF_ANY_CORPUS: Final = (
 #: Tables of a recipe whose keys are a network's options: those it does not say have their defaults.
 _FREE_KEYS: Final = ("network.", "gate_network.")
 #: Tables that are said as a whole: what they do not name is not there.
-_WHOLE_TABLES: Final = ("codecs", "sound_licences")
+_WHOLE_TABLES: Final = ("codecs", "corpus_weights", "sound_licences")
 
 
 def render_card(bundle: Bundle) -> str:
