@@ -97,9 +97,8 @@ class LineNoise:
         noise = self.power[rows] * shape[:, None].astype(np.float32)
         if pitch.size:
             noises = self._pitch_of_noise(rows, slope, low_hz)
-            part = np.where(inside, self._part_heard(voice, noise), np.float32(1.0))[
-                :, :, None
-            ]  # past the end: nothing
+            # Past the end there is no noise to hide anything.
+            part = np.where(inside, self._part_heard(voice, noise), np.float32(1.0))[:, :, None]
             pitch = part * pitch + (1 - part) * noises
         together = 10 * np.log10(np.maximum(voice + noise, np.float32(1e-10)))
         return np.concatenate([centre(together.astype(np.float32), num_frames, self.features), pitch], axis=2)
