@@ -735,6 +735,12 @@ def test_an_unknown_recipe_is_told_with_those_that_exist(tmp_path):
             "fit.corpus_weights: received {'TESS': 0}, expected a table of numbers above 0",
         ),
         ("[teacher_fit]\ncorpus_weights = {TESS = 2}\n", "teacher_fit.corpus_weights: received {'TESS': 2}; say it in"),
+        ('[gate_fit]\nbalance = ["class"]\n', "gate_fit.balance: received ('class',); it is for [fit]"),
+        ("[fit]\ncorpus_weights = {TESS = inf}\n", "fit.corpus_weights: received {'TESS': inf}"),
+        (
+            "[augment]\ncodecs = {mu-law = inf}\n",
+            "augment.codecs: received {'mu-law': inf}, expected a table of weights",
+        ),
         ("[fit]\nvote_share = true\n", "fit.vote_share: received True, expected a number of 0 to 1"),
         ("[gate_fit]\nplateau_patience = 0\n", "gate_fit.plateau_patience: received 0"),
         (

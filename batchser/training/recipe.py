@@ -16,7 +16,7 @@ from typing import Any, Final
 from batchser.bundle import NetworkSpec
 from batchser.errors import ConfigError
 from batchser.settings import NUM_PITCHES, FeatureSettings, GateSettings
-from batchser.training.augment.settings import SNR_DB, AugmentSettings, is_rising_pair
+from batchser.training.augment.settings import SNR_DB, AugmentSettings, is_rising_pair, is_weight
 from batchser.training.corpora import LabelOptions
 from batchser.training.protocols import PROTOCOLS
 
@@ -41,10 +41,6 @@ def _snr_faults(value: Any) -> list[str]:
         return []
     low, high = SNR_DB
     return [f"noise_snr_db: received {value!r}, expected two rising numbers from {low:g} to {high:g}"]
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
 
 
 #: Kinds of groups that a fit can draw equally often.
@@ -173,7 +169,7 @@ class FitSettings:
             faults.append(f"balance: received {balance!r}, expected a list of {', '.join(BALANCES)}")
         faults += _snr_faults(self.noise_snr_db)
         weights: Any = self.corpus_weights
-        if not isinstance(weights, Mapping) or not all(map(_is_weight, weights.values())):
+        if not isinstance(weights, Mapping) or not all(is_weight(weight) and weight for weight in weights.values()):
             faults.append(f"corpus_weights: received {weights!r}, expected a table of numbers above 0")
         if self.label_offsets not in (True, False):
             faults.append(f"label_offsets: received {self.label_offsets!r}, expected true or false")
@@ -239,9 +235,13 @@ class Recipe:
         })  # fmt: skip
         plain = FitSettings()
         faults += [
-            f"teacher_fit.{name}: received {getattr(self.teacher_fit, name)!r}; say it in [fit], it is both's"
+            f"{fit}.{name}: received {getattr(getattr(self, fit), name)!r}; {why}"
+            for fit, why in (
+                ("teacher_fit", "say it in [fit], it is both's"),
+                ("gate_fit", "it is for [fit]: what the gate is taught is composed for it"),
+            )
             for name in ("balance", "corpus_weights", "vote_share", "validation_speakers", "validation_share")
-            if getattr(self.teacher_fit, name) != getattr(plain, name)
+            if getattr(getattr(self, fit), name) != getattr(plain, name)
         ]
         faults += [
             f"{item.name}: received {getattr(self, item.name)!r}, expected a list"

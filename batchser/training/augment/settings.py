@@ -108,7 +108,7 @@ class AugmentSettings:
             raise ConfigError(faults)
 
     def _codec_faults(self) -> list[str]:
-        if not isinstance(self.codecs, Mapping) or not all(_inside(weight, 0, inf) for weight in self.codecs.values()):
+        if not isinstance(self.codecs, Mapping) or not all(map(is_weight, self.codecs.values())):
             return [f"augment.codecs: received {self.codecs!r}, expected a table of weights of 0 or more"]
         unknown = [name for name in self.codecs if name not in codecs.CODECS]
         if unknown:
@@ -138,6 +138,11 @@ class AugmentSettings:
 def is_rising_pair(value: Any, least: float, most: float) -> bool:
     """Whether a value is two numbers from ``least`` to ``most``, the smaller first."""
     return _all_inside(value, least, most) and len(value) == 2 and value[0] <= value[1]
+
+
+def is_weight(value: Any) -> bool:
+    """Whether a value is a finite number of 0 or more."""
+    return _inside(value, 0, inf) and value < inf
 
 
 def _inside(value: Any, least: float, most: float) -> bool:
