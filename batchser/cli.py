@@ -306,13 +306,17 @@ def score(context: click.Context, /, **options: Any) -> None:
 def models(context: click.Context, /, as_json: bool) -> None:
     """List the installed model bundles: labels, rate, licence, scores.
 
-    Bundles are looked for in the package and in the folder that the environment variable BATCHSER_MODELS names.
+    Bundles are looked for in the package, then in the folders that the environment variable BATCHSER_MODELS names. Of
+    several with one name the first is meant; the others are hidden: give their folder.
     """
     from batchser.bundle import installed, open_bundle
     from batchser.errors import BundleError
 
     code = 0
+    named: set[str] = set()
     for folder in installed(_model_folders()):
+        hidden = folder.name in named
+        named.add(folder.name)
         try:
             bundle = open_bundle(folder)
         except BundleError as error:
@@ -322,7 +326,8 @@ def models(context: click.Context, /, as_json: bool) -> None:
         clips: Mapping[str, Any] = bundle.scores.get("clips", {})
         if as_json:
             about = {name: getattr(bundle, name) for name in ("name", "labels", "licence", "data", "scores", "sha256")}
-            click.echo(json.dumps({**about, "rate_hz": bundle.features.rate_hz, "folder": str(folder)}))
+            found = {"rate_hz": bundle.features.rate_hz, "folder": str(folder), "hidden": hidden}
+            click.echo(json.dumps({**about, **found}))
             continue
         default = " (default)" if bundle.name == DEFAULT_MODEL else ""
         click.echo(f"{bundle.name}{default}: {', '.join(bundle.labels)}")
@@ -335,7 +340,7 @@ def models(context: click.Context, /, as_json: bool) -> None:
             splits = len(clips["uar_by_fold"])
             line = bundle.scores.get("line", "mu-law")
             click.echo(f"  UAR {clips['uar']:.3f} ({known}), protocol {protocol}, splits: {splits}, {line}")
-        click.echo(f"  {folder}")
+        click.echo(f"  {folder}" + (f" (hidden: {folder.name!r} names one above; give this folder)" if hidden else ""))
     context.exit(code)
 
 

@@ -657,6 +657,15 @@ def test_models_lists_the_installed(
     monkeypatch.setenv("BATCHSER_MODELS", f"{tmp_path / 'nowhere'}:{Path(str(tiny_bundle.folder)).parent}")
     assert "tiny: " in batchser("models").out
 
+    copied = tmp_path / "others" / tiny_bundle.folder.name
+    shutil.copytree(tiny_bundle.folder, copied)
+    monkeypatch.setenv("BATCHSER_MODELS", f"{tiny_bundle.folder.parent}:{copied.parent}")
+    lines = batchser("models").out.splitlines()
+    assert f"  {tiny_bundle.folder}" in lines
+    assert f"  {copied} (hidden: {copied.name!r} names one above; give this folder)" in lines
+    rows = [row for row in map(json.loads, batchser("models", "--json").out.splitlines()) if row["name"] == "tiny"]
+    assert [row["hidden"] for row in rows] == [False, True]
+
 
 # -------------------------------------------------------------------------------------------- train and evaluate
 
