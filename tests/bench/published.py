@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -183,6 +184,7 @@ def fill(row: Row, data: Path, bundles: Path) -> dict[str, Any]:
 
 def train(command: Sequence[str], row: Row, clock: Path) -> None:
     """Train a row's bundle, keeping the time that it took in all its runs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else the training would go on alone
     before = float(clock.read_text()) if clock.is_file() else 0.0
     started = time.monotonic()
     program, *words = command
@@ -194,7 +196,7 @@ def train(command: Sequence[str], row: Row, clock: Path) -> None:
             beside.write_text(f"{before + time.monotonic() - started:.0f}\n")
             beside.replace(clock)
     finally:
-        run.terminate()  # also where this program is ended
+        run.terminate()
     if run.returncode:
         raise SystemExit(f"{row.name}: ended with {run.returncode}; the same command goes on from where it was")
 
