@@ -22,6 +22,7 @@ from batchser import networks
 from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights, write_bundle
 from batchser.errors import BatchserError, ConfigError
 from batchser.features import level_below_peak
+from batchser.locks import FolderLock
 from batchser.records import KINDS, MUSIC, NOISE, SILENCE, SPEECH, TONE
 from batchser.scoring import Model, softmax
 from batchser.settings import FeatureSettings
@@ -241,7 +242,7 @@ def test_the_bundle_scores_recordings(run, data):
 
 
 def test_a_killed_run_goes_on_from_its_windows_its_finished_fits_and_the_others_last_epoch(run):
-    assert run.kept == ["audio", *["fit"] * 7, "gate", "windows"]
+    assert run.kept == ["audio", *["fit"] * 7, "gate", "lock", "windows"]
     taken = [line.split(":")[0] for line in run.second if "taken from" in line]
     teachers = [f"{split}-teacher-1" for split in ("0", "1", "shipped")]
     assert taken == ["audio", "windows", "gate-windows", "gate", *teachers, "0", "1"]
@@ -322,6 +323,11 @@ def test_two_runs_of_one_cache_make_a_thing_once(tmp_path):
         assert first.result() == second.result()
     assert [line.split(": ")[1] for line in told] == ["another run is making it; waiting", "taken from"]
     assert np.load(first.result() / "x.npy").tolist() == [1, 1, 1]
+
+
+def test_two_trainings_of_one_bundle_do_not_mix(recipe, data, tmp_path):
+    with FolderLock(tmp_path / "model.work"), pytest.raises(ConfigError, match="another run is at work on this output"):
+        training.train(recipe, data, tmp_path / "model", report=lambda line: None)
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_half_made(tmp_path, monkeypatch):

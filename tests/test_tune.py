@@ -79,7 +79,7 @@ def test_a_study_writes_a_recipe_that_trains_and_goes_on_where_it_was(data, tmp_
         tune.tune(changed, data, out, 5, lines.append, Options(parts=2, workers=1))
     with (study / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another `batchser tune` is at work"):
+        with pytest.raises(ConfigError, match="another run is at work on this output"):
             tune.tune(values, data, out, 5, lines.append, Options(parts=2, workers=1))
     own = tmp_path / "own.toml"
     own.write_text("name = 'mine'")

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchser.errors import ConfigError
+from batchser.locks import FolderLock
 from batchser.records import Recording
 from batchser.settings import fingerprint_of
-from batchser.sink.files import FolderLock, SinkError, placing, remove_temporaries
+from batchser.sink.files import SinkError, placing, remove_temporaries
 from batchser.sink.parts import PartSink, assemble, read_parts
 from batchser.sink.target import (
     FINGERPRINT_KEY,

@@ -22,6 +22,7 @@ from batchser import networks
 from batchser.bundle import Bundle, named_weights, write_bundle
 from batchser.errors import ConfigError
 from batchser.features import check_libraries
+from batchser.locks import FolderLock
 from batchser.records import FloatArray
 from batchser.scoring import Model, start_tensorflow
 from batchser.training import augment, compose, evaluate, protocols
@@ -77,7 +78,7 @@ def train(
     Raises
     ------
     ConfigError : missing corpora, splits without clips, calls of speakers that every model will have heard, a cache
-        that cannot be used
+        that cannot be used, another run at work in ``OUT.work``
     """
     if cache is not None:
         check_cache(cache, out)
@@ -91,31 +92,31 @@ def train(
     base = open_base(recipe, models)
     start_models(recipe, base, read.clips, splits)
     work = out.with_name(f"{out.name}.work")
-    work.mkdir(parents=True, exist_ok=True)
-    with start_workers(workers, report) as pool:
-        lessons = _prepare_lessons(recipe, read, base, data, Store(cache or work, report), pool)
-        fitted = _fit_all(recipe, lessons, work, pool)
-        shipped = fitted[SHIPPED if recipe.ship == "all" else lessons.splits[0].name]
-        history = {name: each.history for name, each in fitted.items()}
-        draft = _describe(recipe, base, {**lessons.about, "history": history})
-        gate = base.gate_weights() if base else gate_weights(fitted[GATE])
-        heard = replace(lessons, jobs=[], gate_jobs=[])  # a worker that scores needs no jobs
-        scoring = [
-            (replace(draft, temperature=fitted[s.name].temperature), gate | _arrays(fitted[s.name]), s, heard)
-            for s in lessons.splits
-        ]
-        predictions = scores.join(pool.run(_score_split, scoring))
-    threshold = scores.choose_threshold(predictions, recipe.kept_share)
-    draft = replace(draft, temperature=shipped.temperature, abstain_threshold=threshold)
-    weights = gate | _arrays(shipped)
-    split_weights = {split.name: _split_arrays(fitted[split.name]) for split in lessons.splits}
-    bundle = write_bundle(work / "unscored", draft, weights, split_weights, card="")
-    options = options or evaluate.EvaluateOptions()
-    found = evaluate.evaluate_bundle(bundle, lessons.clips, calls, options, predictions=predictions, report=report)
-    scored = replace(draft, scores=found)
-    written = write_bundle(out, scored, weights, split_weights, render_card(scored))
-    shutil.rmtree(work, ignore_errors=True)
-    return written
+    with FolderLock(work):
+        with start_workers(workers, report) as pool:
+            lessons = _prepare_lessons(recipe, read, base, data, Store(cache or work, report), pool)
+            fitted = _fit_all(recipe, lessons, work, pool)
+            shipped = fitted[SHIPPED if recipe.ship == "all" else lessons.splits[0].name]
+            history = {name: each.history for name, each in fitted.items()}
+            draft = _describe(recipe, base, {**lessons.about, "history": history})
+            gate = base.gate_weights() if base else gate_weights(fitted[GATE])
+            heard = replace(lessons, jobs=[], gate_jobs=[])  # a worker that scores needs no jobs
+            scoring = [
+                (replace(draft, temperature=fitted[s.name].temperature), gate | _arrays(fitted[s.name]), s, heard)
+                for s in lessons.splits
+            ]
+            predictions = scores.join(pool.run(_score_split, scoring))
+        threshold = scores.choose_threshold(predictions, recipe.kept_share)
+        draft = replace(draft, temperature=shipped.temperature, abstain_threshold=threshold)
+        weights = gate | _arrays(shipped)
+        split_weights = {split.name: _split_arrays(fitted[split.name]) for split in lessons.splits}
+        bundle = write_bundle(work / "unscored", draft, weights, split_weights, card="")
+        options = options or evaluate.EvaluateOptions()
+        found = evaluate.evaluate_bundle(bundle, lessons.clips, calls, options, predictions=predictions, report=report)
+        scored = replace(draft, scores=found)
+        written = write_bundle(out, scored, weights, split_weights, render_card(scored))
+        shutil.rmtree(work, ignore_errors=True)
+        return written
 
 
 @dataclass(frozen=True, slots=True)

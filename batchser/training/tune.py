@@ -9,7 +9,6 @@ The study is kept beside the recipe that comes out, in ``NAME.study/``; the same
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 
 from batchser.errors import ConfigError
 from batchser.extras import load_extra
+from batchser.locks import FolderLock
 from batchser.records import IntArray
 from batchser.scoring import start_tensorflow
 from batchser.settings import fingerprint_of
@@ -219,16 +219,7 @@ def _open_study(
     folder = out.with_suffix(".study")
     if out.exists() and not _journal(folder).is_file():
         raise ConfigError(f"--out {out}: is there, and is no study's; choose another name, or remove it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise ConfigError(f"--out: {folder} cannot be made ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
-        except BlockingIOError as error:
-            raise ConfigError(f"--out: another `batchser tune` is at work in {folder}; wait for it to end") from error
+    with FolderLock(folder):
         kept = open_study(_journal(folder), options.method, recipe.fit.epochs)
         about = fingerprint_of([dict(values), options.method, options.parts, clips_key(read.clips)])
         if kept.user_attrs.get("about", about) != about:
