@@ -119,6 +119,7 @@ ROWS = tuple(Row(system, protocol) for system in SYSTEMS for protocol in system.
 def main(
     data: Path | None, bundles: Path, only: tuple[str, ...], *, latency: bool, paired: tuple[str, str] | None
 ) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else a row's training would go on alone
     unknown = {*only, *(paired or ())} - {row.name for row in ROWS}
     if unknown:
         names = ", ".join(row.name for row in ROWS)
@@ -184,7 +185,6 @@ def fill(row: Row, data: Path, bundles: Path) -> dict[str, Any]:
 
 def train(command: Sequence[str], row: Row, clock: Path) -> None:
     """Train a row's bundle, keeping the time that it took in all its runs."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else the training would go on alone
     before = float(clock.read_text()) if clock.is_file() else 0.0
     started = time.monotonic()
     program, *words = command
