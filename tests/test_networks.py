@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from batchser import networks
 from batchser.bundle import find_bundle
@@ -61,6 +62,30 @@ def test_pitches_have_convolutions_of_their_own_and_bands_are_the_rest():
         networks.build("conv-dual-lstm", 40, 28, 6, options | {"pitch_filters": [2]})
     with pytest.raises(ConfigError, match="num_pitches: received 12, expected 1 to 11, some of the features"):
         networks.build("conv-dual-lstm", 40, 12, 6, options)
+
+
+def test_a_norm_of_images_trains_and_scores_as_kerass_own():
+    from keras import layers
+
+    network = networks.build("conv2d-lstm", 8, 8, 2, {"chunk_frames": 8, "filters": [5], "pools": [2], "units": 3})
+    (norm,), own = networks.batch_norms(network), layers.BatchNormalization()
+    own.build(norm.input.shape)
+    images = np.random.default_rng(0).normal(2, 3, size=(16, 8, 8, 5)).astype(np.float32)
+    for layer in (norm, own):
+        layer.gamma.assign([1, 2, -1, 0.5, 0.25])
+        layer.beta.assign([0, 1, 2, 3, 4])
+    found = []
+    for layer in (norm, own):
+        x = tf.constant(images)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            trained = layer(x, training=True)
+            loss = tf.reduce_sum(trained**3)
+        gradients = tape.gradient(loss, [x, layer.gamma, layer.beta])
+        found.append([trained, *gradients, layer.moving_mean, layer.moving_variance, layer(x, training=False)])
+    for ours, kerass in zip(*found, strict=True):
+        # TensorFlow's running variance is that of the population, n / (n − 1) of the images'.
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(kerass), rtol=1e-3, atol=1e-3)
 
 
 PAPERS = {

@@ -942,6 +942,33 @@ def test_the_scaler_is_found_on_all_copies_of_an_example():
     np.testing.assert_allclose(fitted.std, 3, atol=0.5)
 
 
+def test_norms_behind_dropout_are_settled_on_what_they_meet_in_use():
+    import keras
+
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(1, 2, size=(40, 1, 24, 16)).astype(np.float16)
+    examples = Examples(inputs, np.eye(2, dtype=np.float32)[np.arange(40) % 2])
+    spec = NetworkSpec("conv2d-lstm", {"chunk_frames": 16, "chunk_hop": 8, "filters": [4, 4], "pools": [2, 2]})
+    rows = np.arange(40, dtype=np.int32)
+    by_windows = {}
+    for norm_windows in (0, 30):
+        settings = FitSettings(epochs=3, batch_size=10, frequency_mask=0, time_mask=0, norm_windows=norm_windows)
+        by_windows[norm_windows] = fit(examples, Task("0", rows[:30], rows[30:], spec, 2, settings, 1), [].append)
+    assert by_windows[0].history["loss"] == by_windows[30].history["loss"]  # training itself is undisturbed
+
+    far = {}
+    for norm_windows, fitted in by_windows.items():
+        network = networks.build("conv2d-lstm", 24, 16, 2, spec.options)
+        network.set_weights(fitted.weights)
+        norm = network.get_layer("norm_1")  # behind the first dropout
+        met = np.asarray(keras.Model(network.input, norm.input)((inputs[:30, 0] - fitted.mean) / fitted.std))
+        mean, deviation = met.mean(axis=(0, 1, 2)), met.std(axis=(0, 1, 2))
+        far[norm_windows] = np.abs(np.sqrt(norm.moving_variance) / deviation - 1).max()
+        if norm_windows:
+            np.testing.assert_allclose(np.asarray(norm.moving_mean), mean, atol=0.01 * deviation.max())
+    assert far[30] < 0.01 < 0.1 < far[0]
+
+
 def test_validation_windows_are_calibrated_on_with_their_clips_groups(monkeypatch):
     seen = []
     monkeypatch.setattr(fitting, "calibrate", lambda *given, **options: seen.append(given) or calibrate(*given))

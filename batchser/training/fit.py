@@ -279,6 +279,7 @@ class _Fit:
     std: FloatArray = field(init=False)
     score: Network = field(init=False)
     noise: LineNoise | None = None
+    norms: list[tuple[Any, Network]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Find the scaler on training examples alone, on all of their copies, or take the one of the start."""
@@ -297,6 +298,11 @@ class _Fit:
         self.score = inference(self.network, *self.examples.inputs.shape[2:])
         if self.task.features is not None and self.task.settings.noise_probability:
             self.noise = LineNoise.of(self.task.features)
+        if self.task.settings.norm_windows:
+            self.norms = [
+                (norm, inference(_moments_before(norm, self.network), *self.examples.inputs.shape[2:]))
+                for norm in networks.batch_norms(self.network)
+            ]
 
     def _examples(
         self, rows: IntArray, copies: IntArray, rng: np.random.Generator | None = None
@@ -330,10 +336,26 @@ class _Fit:
             y = y * (1 - settings.label_smoothing) + settings.label_smoothing / self.task.num_outputs
             losses.append(float(self.network.train_on_batch(x, y)))
         loss = float(np.mean(losses))
+        self._settle_norms()
         valid_loss, valid_uar = self._judged()
         self.epoch += 1
         self._note(loss, valid_loss, valid_uar)
         return loss, valid_loss
+
+    def _settle_norms(self) -> None:
+        """Find batch norms' statistics anew, on training windows as they are met in use (``norm_windows``)."""
+        if not self.norms:
+            return
+        settings = self.task.settings
+        rng = np.random.default_rng([self.task.seed, 5, self.epoch])  # training draws what it would without
+        rows = draw_order(rng, self.task.train, self.examples.draws)[: settings.norm_windows]
+        x, _ = self._examples(rows, rng.integers(0, self.examples.inputs.shape[1], len(rows)), rng)
+        parts = [x[k : k + settings.batch_size] for k in range(0, len(x), settings.batch_size)]
+        for norm, moments in self.norms:  # from the first on: it changes what reaches the next
+            found = [np.asarray(moments(part), np.float64) for part in parts]
+            mean, square = np.average(found, axis=0, weights=[len(part) for part in parts])
+            norm.moving_mean.assign(mean)
+            norm.moving_variance.assign(np.maximum(square - mean**2, 0))
 
     def _validate(self) -> tuple[FloatArray, FloatArray]:
         """Logits float32 (m, [chunks,] L) and targets of the validation examples, some copies of each."""
@@ -412,6 +434,7 @@ class _Fit:
         """Pick the best weights, round them and calibrate them on the validation examples."""
         if self.last:
             self.network.set_weights([np.mean(each, axis=0) for each in zip(*self.last, strict=True)])
+            self._settle_norms()
         if not self.last or self._judged()[0] > self.best_loss:
             self.network.set_weights(self.best)
         self.network.set_weights([rounded(np.asarray(w, np.float32)) for w in self.network.get_weights()])
@@ -426,6 +449,17 @@ class _Fit:
         bias.assign_add((offsets * temperature).astype(np.float32))
         weights = [np.asarray(w, np.float32) for w in self.network.get_weights()]
         return Fitted(weights, self.mean, self.std, temperature, self.history, mean_recall(logits, truth))
+
+
+def _moments_before(norm: Any, network: keras.Model) -> keras.Model:
+    """What reaches a batch norm of ``network``, as one that shares its layers: (B, T, F) → means and mean squares of
+    the C channels, float32 (2, C).
+    """
+    from keras import Model, ops
+
+    x = ops.cast(norm.input, "float32")
+    axes = tuple(range(x.ndim - 1))
+    return Model(network.inputs, ops.stack([ops.mean(x, axes), ops.mean(ops.square(x), axes)]))
 
 
 def mean_recall(logits: FloatArray, truth: IntArray) -> float:
