@@ -459,7 +459,7 @@ def _moments_before(norm: Any, network: keras.Model) -> keras.Model:
 
     x = ops.cast(norm.input, "float32")
     axes = tuple(range(x.ndim - 1))
-    return Model(network.inputs, ops.stack([ops.mean(x, axes), ops.mean(ops.square(x), axes)]))
+    return Model(network.input, ops.stack([ops.mean(x, axes), ops.mean(ops.square(x), axes)]))
 
 
 def mean_recall(logits: FloatArray, truth: IntArray) -> float:
