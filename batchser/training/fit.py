@@ -279,7 +279,7 @@ class _Fit:
     std: FloatArray = field(init=False)
     score: Network = field(init=False)
     noise: LineNoise | None = None
-    norms: list[tuple[Any, Network]] = field(default_factory=list)
+    norms: list[tuple[Any, Network]] = field(default_factory=list)  # each with the moments of what reaches it
 
     def __post_init__(self) -> None:
         """Find the scaler on training examples alone, on all of their copies, or take the one of the start."""
