@@ -204,8 +204,10 @@ def read_weights(bundle: Bundle, file: str = "weights.npz") -> dict[str, FloatAr
         raise BundleError(f"{bundle.folder / file}: not a file of plain arrays: {error}") from error
 
 
-def weights_of(arrays: Mapping[str, FloatArray], prefix: str, shapes: Sequence[tuple[int, ...]]) -> list[FloatArray]:
-    """Pick the arrays ``prefix/000`` … and check them against a network's shapes.
+def weights_of(
+    arrays: Mapping[str, FloatArray], prefix: str, shapes: Sequence[tuple[int, ...]] | None = None
+) -> list[FloatArray]:
+    """Pick the arrays ``prefix/000`` … and check them against a network's shapes, where those are given.
 
     Raises
     ------
@@ -214,7 +216,7 @@ def weights_of(arrays: Mapping[str, FloatArray], prefix: str, shapes: Sequence[t
     names = sorted(name for name in arrays if name.startswith(f"{prefix}/"))
     found = [arrays[name] for name in names]
     received = [tuple(array.shape) for array in found]
-    if received != [tuple(shape) for shape in shapes]:
+    if shapes is not None and received != [tuple(shape) for shape in shapes]:
         raise BundleError(f"weights {prefix!r}: received shapes {received}, the network expects {list(shapes)}")
     if not all(np.isfinite(array).all() for array in found):
         raise BundleError(f"weights {prefix!r} hold values that are not finite")

@@ -17,7 +17,7 @@ import click
 
 from batchser import __version__
 from batchser.errors import BatchserError, ConfigError
-from batchser.settings import DEFAULT_MODEL
+from batchser.settings import DEFAULT_MODEL, ENGINES
 
 if TYPE_CHECKING:
     from batchser.runner import Report
@@ -116,6 +116,11 @@ _WORKERS = click.option(
 _SCHEDULER = click.option(
     "--scheduler", metavar="ADDRESS", help="Work on the Dask cluster of this scheduler (tcp://host:8786).",
 )  # fmt: skip
+_ENGINE = click.option(
+    "--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True,
+    help="What runs the networks; answers are the same. auto: TensorFlow on a GPU that it finds and for networks that "
+    "only it has, else OpenVINO.",
+)  # fmt: skip
 _CHANGES = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE",
     help="Change the recipe: fit.epochs=3, folds=[4], protocol=random. May be repeated.",
@@ -170,7 +175,7 @@ def cli() -> None:
 @click.option("--out", required=True, metavar="OUT", help="Where the calls table goes: a name ending in .parquet.")
 @click.option("--segments", metavar="PATH", help="Where the segments table goes. Default: OUT-stem.segments.parquet.")
 @_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
-@_options(_SCHEDULER)
+@_options(_SCHEDULER, _ENGINE)
 @click.option("--fresh", is_flag=True, help="Start anew: drop unfinished work, replace a result of other inputs.")
 @click.option("--json-summary", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write what the run did to this JSON file.")  # fmt: skip
@@ -199,6 +204,7 @@ def run(context: click.Context, /, **options: Any) -> None:
         settings=_run_settings(options, context.obj),
         workers=options["workers"],
         scheduler=options["scheduler"],
+        engine=options["engine"],
         fresh=options["fresh"],
     )
     summary_path: Path | None = options["json_summary"]
@@ -239,7 +245,7 @@ def _print_report(report: Report) -> None:
 
 @cli.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
+@_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS, _ENGINE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a page.")
 @_options(_CONFIG)
 @click.pass_context
@@ -252,7 +258,12 @@ def check(context: click.Context, /, **options: Any) -> None:
     from batchser.preflight import survey
 
     found = survey(
-        options["inputs"], options["model"], _model_folders(), _run_settings(options, context.obj), options["workers"]
+        options["inputs"],
+        options["model"],
+        _model_folders(),
+        _run_settings(options, context.obj),
+        options["workers"],
+        options["engine"],
     )
     click.echo(json.dumps(asdict(found), indent=1) if options["as_json"] else found.page())
     context.exit(1 if found.faults else 0)
@@ -260,7 +271,7 @@ def check(context: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@_options(_MODEL, _ROLES, _CHANNEL_ROLES)
+@_options(_MODEL, _ROLES, _CHANNEL_ROLES, _ENGINE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per window, one a line.")
 @_options(_CONFIG)
 @click.pass_context
@@ -276,7 +287,7 @@ def score(context: click.Context, /, **options: Any) -> None:
     code = 0
     for path in options["files"]:
         try:
-            table = score_file(path, settings, options["model"], _model_folders())
+            table = score_file(path, settings, options["model"], _model_folders(), options["engine"])
         except AudioError as error:
             click.echo(f"error: {error}", err=True)
             code = 1

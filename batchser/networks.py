@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from batchser.errors import ConfigError
@@ -23,14 +25,40 @@ def build(name: str, num_frames: int, num_features: int, num_outputs: int, optio
     ------
     ConfigError : unknown name, or options that the builder does not take
     """
+    with refusing(name, num_frames, num_features):
+        return NETWORKS[name](num_frames, num_features, num_outputs, **options_of(name, options))
+
+
+@contextlib.contextmanager
+def refusing(name: str, num_frames: int, num_features: int) -> Iterator[None]:
+    """Tell what a network's builder raises as a fault of its options.
+
+    Raises
+    ------
+    ConfigError : the name is unknown, or the options are wrong
+    """
     if name not in NETWORKS:
         raise ConfigError(f"network: received {name!r}, expected one of {', '.join(sorted(NETWORKS))}")
     try:
-        return NETWORKS[name](num_frames, num_features, num_outputs, **options)
+        yield
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"network {name!r} does not take these options for {num_frames} steps of {num_features}: {error}"
         ) from error
+
+
+def options_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a network of NETWORKS: those given, the others at their defaults.
+
+    Raises
+    ------
+    TypeError : an option that the builder does not take
+    """
+    parameters = inspect.signature(NETWORKS[name]).parameters.values()
+    defaults = {option.name: option.default for option in parameters if option.kind is option.KEYWORD_ONLY}
+    if unknown := sorted(set(options) - set(defaults)):
+        raise TypeError(f"received {', '.join(unknown)}, expected any of {', '.join(defaults)}")
+    return {**defaults, **options}
 
 
 def conv_dual_lstm(
@@ -64,11 +92,7 @@ def conv_dual_lstm(
     """
     from keras import Input, Model, layers, ops
 
-    num_bands = num_features - num_pitches if pitch_filters else num_features
-    if not 0 < num_bands <= num_features or (pitch_filters and num_pitches < 1):
-        raise ValueError(f"num_pitches: received {num_pitches}, expected 1 to {num_features - 1}, some of the features")
-    if pitch_filters and len(pitch_filters) != len(filters):
-        raise ValueError(f"pitch_filters: received {list(pitch_filters)}, expected one for each of {list(filters)}")
+    num_bands = num_bands_of(num_features, filters, pitch_filters, num_pitches)
     inputs = Input((num_frames, num_features), name="features")
     bands = inputs[:, :, :num_bands] if pitch_filters else inputs
     if own_means:
@@ -97,6 +121,22 @@ def conv_dual_lstm(
     pooled = layers.Flatten()(layers.Dot(axes=1)([weights, moments]))
     pooled = layers.Dropout(dropout)(pooled)
     return Model(inputs, layers.Dense(num_outputs, name="logits", dtype="float32")(pooled), name="conv_dual_lstm")
+
+
+def num_bands_of(num_features: int, filters: Sequence[int], pitch_filters: Sequence[int], num_pitches: int) -> int:
+    """How many of the features are bands; the rest are pitches, where those have convolutions of their own.
+
+    Raises
+    ------
+    ValueError : not as many ``pitch_filters`` as ``filters``, or no features besides the pitches
+    """
+    if not pitch_filters:
+        return num_features
+    if not 1 <= num_pitches < num_features:
+        raise ValueError(f"num_pitches: received {num_pitches}, expected 1 to {num_features - 1}, some of the features")
+    if len(pitch_filters) != len(filters):
+        raise ValueError(f"pitch_filters: received {list(pitch_filters)}, expected one for each of {list(filters)}")
+    return num_features - num_pitches
 
 
 def gate_conv(

@@ -23,7 +23,7 @@ from batchser.errors import AudioError, ConfigError
 from batchser.features import extract, frames_inside, log_mel
 from batchser.records import ROLES, SPEECH, AudioBlock, FloatArray, Outcome, Recording, WindowBatch, WindowScores
 from batchser.scoring import BatchScorer, Model, load_model
-from batchser.settings import DEFAULT_MODEL, RunSettings
+from batchser.settings import DEFAULT_MODEL, ENGINES, RunSettings
 from batchser.windows import cut_windows, window_bounds_s
 
 if TYPE_CHECKING:
@@ -257,12 +257,13 @@ def score_file(
     settings: RunSettings,
     model: str = DEFAULT_MODEL,
     search: Sequence[Path] = (),
+    engine: str = ENGINES[0],
 ) -> pd.DataFrame:
     """Score one recording in this process; see ``batchser.score``."""
     from batchser.tables import segments_table
 
     bundle = find_bundle(model, search)
-    loaded = load_model(bundle.folder, bundle.sha256)
+    loaded = load_model(bundle.folder, bundle.sha256, engine_name=engine)
     where = os.fspath(path)
     recording = Recording(0, Path(where).stem, where if "://" in where else str(Path(where).absolute()))
     (outcome,) = score_recordings([recording], loaded, settings)

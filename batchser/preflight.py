@@ -20,7 +20,7 @@ from batchser.manifest import UNKNOWN_SECONDS, read_inputs
 from batchser.pipeline import channel_roles, score_recordings, scored_channels
 from batchser.records import AudioInfo, Recording
 from batchser.scoring import Model, load_model
-from batchser.settings import LimitSettings, RunSettings, available_cores
+from batchser.settings import ENGINES, LimitSettings, RunSettings, available_cores
 from batchser.tables import reserved_columns
 
 _CHUNK: Final = 256
@@ -196,7 +196,12 @@ class Survey:
 
 
 def survey(
-    inputs: Sequence[str], model: str, search: Sequence[Path], settings: RunSettings, workers: int | None
+    inputs: Sequence[str],
+    model: str,
+    search: Sequence[Path],
+    settings: RunSettings,
+    workers: int | None,
+    engine: str = ENGINES[0],
 ) -> Survey:
     """Read all headers, and measure this machine on a few minutes of the recordings.
 
@@ -215,7 +220,8 @@ def survey(
     infos = [header.info for header in headers if header.info is not None]
     total_s = sum(info.duration_s or 0.0 for info in infos)
     processes = max(1, available_cores() if workers is None else workers)
-    speed = calibrate(headers, load_model(Path(bundle.folder or "."), bundle.sha256), settings)
+    loaded = load_model(Path(bundle.folder or "."), bundle.sha256, engine_name=engine)
+    speed = calibrate(headers, loaded, settings)
     return Survey(
         recordings=len(headers),
         hours=round(total_s / 3600, 4),

@@ -25,8 +25,8 @@ from batchser.manifest import Manifest, make_shards, read_inputs
 from batchser.pipeline import BatchSizes, score_recordings
 from batchser.preflight import Header, read_headers, refuse_if_nothing_is_scored
 from batchser.records import FAULTS, Outcome, Recording
-from batchser.scoring import load_model
-from batchser.settings import DEFAULT_MODEL, RunSettings, available_cores, available_memory_bytes
+from batchser.scoring import Model, choose_engine, load_model
+from batchser.settings import DEFAULT_MODEL, ENGINES, RunSettings, available_cores, available_memory_bytes
 from batchser.sink import Finished, PartSink, Run, SinkError, checked_paths, open_run
 from batchser.tables import Provenance, Tally, reserved_columns
 
@@ -69,6 +69,7 @@ class Job:
     settings: RunSettings = field(default_factory=RunSettings)
     workers: int | None = None
     scheduler: str | None = None
+    engine: str = ENGINES[0]
     fresh: bool = False
     sizes: BatchSizes = field(default_factory=BatchSizes)
 
@@ -102,6 +103,7 @@ class Task:
     sizes: BatchSizes
     parts: PartSink
     num_threads: int
+    engine: str
 
 
 def run(job: Job, progress: Progress) -> Report:
@@ -152,6 +154,8 @@ def _checked(job: Job) -> tuple[Bundle, Manifest]:
     try:
         bundle = find_bundle(job.model, job.search)
         check_libraries(bundle.features)
+        if job.engine != ENGINES[0]:  # each worker chooses for itself
+            choose_engine(bundle, job.engine)
     except ConfigError as error:
         faults += error.faults
     try:
@@ -217,6 +221,7 @@ def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Head
         sizes=job.sizes,
         parts=opened.parts,
         num_threads=available_cores() if here else 1,
+        engine=job.engine,
     )
     if here:
         for shard in shards_for(1):
@@ -240,13 +245,17 @@ def score_shard(task: Task, recordings: Sequence[Recording]) -> None:
     ------
     SinkError : the part cannot be written
     """
-    model = load_model(task.model_folder, task.model_sha256, task.num_threads)
-    task.parts.write(list(score_recordings(recordings, model, task.settings, task.sizes)))
+    task.parts.write(list(score_recordings(recordings, _model_of(task), task.settings, task.sizes)))
 
 
 def warm_up(task: Task) -> None:
     """Load the model, and nothing else."""
-    load_model(task.model_folder, task.model_sha256, task.num_threads)
+    _model_of(task)
+
+
+def _model_of(task: Task) -> Model:
+    """The task's model; its process loads it once."""
+    return load_model(task.model_folder, task.model_sha256, task.num_threads, task.engine)
 
 
 def _score_over_dask(

@@ -1,37 +1,44 @@
 """Scoring: one loaded model a process, big batches gathered across recordings.
 
-``Model`` runs a bundle's two networks in TensorFlow; ``BatchScorer`` collects speech windows until a batch is full.
+``Model`` runs a bundle's two networks, in OpenVINO (engine.py) or in TensorFlow; ``BatchScorer`` collects speech
+windows until a batch is full.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from batchser import networks
+from batchser import engine, networks
 from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights, weights_of
-from batchser.errors import BundleError
+from batchser.errors import BundleError, ConfigError
 from batchser.features import level_below_peak, network_input
 from batchser.records import KINDS, FloatArray, IntArray
+from batchser.settings import ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import keras
 
     Network = Callable[[FloatArray], Any]
 
 
-#: A batch passes the network in slices of so many windows: as quick on a CPU as in one, and its activations stay small.
+#: A batch passes TensorFlow in slices of so many windows: as quick on a CPU as in one, and its activations stay small.
 _SLICE_WINDOWS: Final = 64
+#: A GPU wants many at once.
+_GPU_SLICE_WINDOWS: Final = 1024
+#: What a machine with a GPU shows before anything heavy is loaded: NVIDIA's devices, AMD's.
+_GPU_DEVICES: Final = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd")
 
 
 def start_tensorflow(num_threads: int) -> None:
@@ -69,24 +76,75 @@ def _muted() -> Iterator[None]:
         os.close(kept)
 
 
+def choose_engine(bundle: Bundle, wanted: str = "auto") -> str:
+    """Say what runs a bundle's networks: "openvino" or "tensorflow".
+
+    ``auto``: TensorFlow on a GPU that it finds, and for networks that only it has; else OpenVINO, the quicker one on a
+    processor. Both give the same probabilities within 1e-5.
+
+    Raises
+    ------
+    ConfigError : ``wanted`` is no engine, or OpenVINO does not have this bundle's networks
+    """
+    if wanted not in ENGINES:
+        raise ConfigError(f"engine: received {wanted!r}, expected one of {', '.join(ENGINES)}")
+    missing = [spec.name for spec in (bundle.network, bundle.gate_network) if not engine.is_described(spec)]
+    if wanted == "openvino" and missing:
+        raise ConfigError(f"engine: OpenVINO does not run {', '.join(missing)}, a network of {bundle.name}; say auto")
+    if wanted != "auto":
+        return wanted
+    if missing or importlib.util.find_spec("openvino") is None or num_gpus():
+        return "tensorflow"
+    return "openvino"
+
+
+def num_gpus() -> int:
+    """Count the GPUs that TensorFlow finds; it is not even loaded where no device is in sight."""
+    if not any(Path(device).exists() for device in _GPU_DEVICES):
+        return 0
+    start_tensorflow(1)
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
+
 class Model:
     """A bundle's two networks, ready to score. Make one a process with ``load_model``.
 
-    ``arrays`` are the bundle's own weights unless given (a split's, a training run's).
+    ``arrays`` are the bundle's own weights unless given (a split's, a training run's); ``engine_name`` is one of
+    ENGINES, ``num_threads`` what OpenVINO may use (TensorFlow's are the process's, see ``start_tensorflow``).
 
     Raises
     ------
     BundleError : the weights do not fit the networks that the bundle names
+    ConfigError : the bundle's networks do not take their options, or the engine does not have them
     """
 
-    def __init__(self, bundle: Bundle, arrays: Mapping[str, FloatArray] | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        arrays: Mapping[str, FloatArray] | None = None,
+        *,
+        engine_name: str = "auto",
+        num_threads: int = 1,
+    ) -> None:
         self.bundle = bundle
+        self.engine = choose_engine(bundle, engine_name)
+        #: The fewest windows that are worth a call of the network.
+        self.batch_windows = _GPU_SLICE_WINDOWS if self.engine == "tensorflow" and num_gpus() else 1
         arrays = read_weights(bundle) if arrays is None else arrays
         self._mean, self._std = _scaler(arrays, bundle.features.num_features)
         features = bundle.features
+
+        def network(spec: NetworkSpec, prefix: str, shape: tuple[int, int], num_outputs: int) -> Network:
+            if self.engine == "openvino":
+                own = weights_of(arrays, prefix)
+                return engine.compile_network(spec, own, prefix, shape, num_outputs, num_threads)
+            return _in_tensorflow(spec, arrays, prefix, shape, num_outputs)
+
         shape = (features.num_steps, features.num_features)
-        self._emotion = _network(bundle.network, arrays, "emotion", shape, len(bundle.labels))
-        self._gate = _network(bundle.gate_network, arrays, "gate", (features.num_frames, features.num_mels), len(KINDS))
+        self._emotion = network(bundle.network, "emotion", shape, len(bundle.labels))
+        self._gate = network(bundle.gate_network, "gate", (features.num_frames, features.num_mels), len(KINDS))
 
     def gate(self, mel_db: FloatArray, num_frames: IntArray) -> FloatArray:
         """Probabilities of KINDS for each chunk: (B, T, num_mels), (B,) → float32 (B, num_chunks, len(KINDS))."""
@@ -100,12 +158,13 @@ class Model:
 
     def emotions(self, prepared: FloatArray) -> FloatArray:
         """Calibrated probabilities of the labels: prepared features (B, T, F) → float32 (B, num_labels)."""
-        starts = range(0, len(prepared), _SLICE_WINDOWS)
-        logits = np.concatenate([np.asarray(self._emotion(prepared[k : k + _SLICE_WINDOWS])) for k in starts])
+        slice_windows = max(_SLICE_WINDOWS, self.batch_windows)
+        starts = range(0, len(prepared), slice_windows)
+        logits = np.concatenate([np.asarray(self._emotion(prepared[k : k + slice_windows])) for k in starts])
         return softmax(logits / np.float32(self.bundle.temperature))
 
 
-def _network(
+def _in_tensorflow(
     spec: NetworkSpec, arrays: Mapping[str, FloatArray], prefix: str, shape: tuple[int, int], num_outputs: int
 ) -> Network:
     """A network of NETWORKS for inputs (B, *shape) with its weights, ready to score."""
@@ -142,18 +201,20 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 @functools.lru_cache(maxsize=2)
-def load_model(folder: Path, sha256: str, num_threads: int = 1) -> Model:
+def load_model(folder: Path, sha256: str, num_threads: int = 1, engine_name: str = "auto") -> Model:
     """Load a bundle once per process.
 
     Raises
     ------
     BundleError : the bundle in ``folder`` is not the one with this ``sha256``
+    ConfigError : as ``Model``
     """
-    start_tensorflow(num_threads)
     bundle = open_bundle(folder)
     if bundle.sha256 != sha256:
         raise BundleError(f"{folder}: the bundle changed while the job ran (sha256 {bundle.sha256[:12]}…); start again")
-    return Model(bundle)
+    if choose_engine(bundle, engine_name) == "tensorflow":
+        start_tensorflow(num_threads)
+    return Model(bundle, engine_name=engine_name, num_threads=num_threads)
 
 
 @dataclass(slots=True)
@@ -173,7 +234,7 @@ class BatchScorer:
 
     def __init__(self, model: Model, batch_windows: int = 256) -> None:
         self.model = model
-        self.batch_windows = batch_windows
+        self.batch_windows = max(batch_windows, model.batch_windows)
         self.num_submitted = 0
         self.num_scored = 0
         self._waiting: list[_Waiting] = []

@@ -34,6 +34,8 @@ NUM_PITCHES: Final = 48
 CHUNK_FRAMES: Final = 4
 #: The bundle that is used where none is named.
 DEFAULT_MODEL: Final = "telephone-6"
+#: What may run a bundle's networks (scoring.choose_engine); the first is the default.
+ENGINES: Final = ("auto", "openvino", "tensorflow")
 
 
 def exact_div(numerator: int, denominator: int, what: str) -> int:

@@ -135,7 +135,7 @@ def test_commands_are_those_of_the_design() -> None:
     of_run = {option.opts[0] for option in cli.cli.commands["run"].params if isinstance(option, click.Option)}
     assert of_run == {
         *("--out", "--segments", "--model", "--roles", "--channel-roles", "--workers", "--scheduler", "--config"),
-        *("--fresh", "--quiet", "--json-summary"),
+        *("--fresh", "--quiet", "--json-summary", "--engine"),
     }
     for words in ("Exit codes:", "0 every", "1 done", "2 wrong", "3 the run", "130 it was interrupted"):
         assert words in (cli.cli.commands["run"].help or "")
@@ -449,6 +449,7 @@ CONFIG: dict[str, object] = {
     "roles": "customer",
     "channel-roles": ["agent", "customer"],
     "workers": 3,
+    "engine": "openvino",
     "scheduler": "tcp://host:8786",
     "fresh": True,
     "quiet": True,
@@ -483,6 +484,7 @@ def test_every_option_of_run_has_its_key(batchser: Command, jobs: list[Job]) -> 
         settings=settings,
         workers=3,
         scheduler="tcp://host:8786",
+        engine="openvino",
         fresh=True,
     )
     assert job.settings.fingerprint() == settings.fingerprint()
@@ -506,13 +508,14 @@ def test_defaults_without_a_config(batchser: Command, jobs: list[Job]) -> None:
     assert job.settings == RunSettings()
     assert job.inputs == ("in.csv", "more")
     assert (job.workers, job.scheduler, job.segments, job.fresh) == (None, None, None, False)
+    assert job.engine == "auto"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("outt = 'r'\ninputs = ['a']\nmodels = 1", ["'outt' is no option of `batchser run`", "'inputs'", "'models'"]),
-        ("config = 'other.toml'", ["'config' is no option", "expected some of channel_roles, fresh,"]),
+        ("config = 'other.toml'", ["'config' is no option", "expected some of channel_roles, engine, fresh,"]),
         ("limits = 3", ["'limits' is no option"]),
         ("[limits]\nmax_chanels = 2\n[summary]\nlevel = 1", ["[limits] max_chanels: no such key", "[summary] level"]),
         (
