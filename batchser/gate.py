@@ -49,10 +49,12 @@ def level_dbfs(samples: FloatArray, num_samples: IntArray) -> FloatArray:
     ``samples`` is float32 (B, N), padded with zeros past ``num_samples`` int32 (B,).
     """
     length = np.maximum(num_samples, 1)
-    power = np.einsum("bn,bn->b", samples, samples, dtype=np.float64) / length
-    offset = samples.sum(axis=1, dtype=np.float64) / length
+    offset = samples @ np.ones(samples.shape[1], np.float32) / length
+    centred = samples - offset[:, None].astype(np.float32)
+    for row in np.flatnonzero(num_samples < samples.shape[1]):
+        centred[row, num_samples[row] :] = 0.0
     with np.errstate(divide="ignore"):
-        return np.maximum(10 * np.log10(np.maximum(power - offset**2, 0.0)), FLOOR_DBFS).astype(np.float32)
+        return np.maximum(10 * np.log10(np.vecdot(centred, centred) / length), FLOOR_DBFS).astype(np.float32)
 
 
 def decide(

@@ -128,11 +128,18 @@ def _gate_batch(analysis: _Analysis, batch: WindowBatch, scored: Sequence[int], 
     num_samples = np.tile(batch.num_samples, num_channels)
     num_frames = frames_inside(num_samples, settings)
     length_s = num_samples / settings.rate_hz
-    # Statistics of windows take so long that only those of windows to be scored are made.
-    features = None if settings.of_windows else extract(flat, settings)
-    mel_db = features.mel_db if features else log_mel(flat, settings)
+    # What the gate hears, of every channel; the network's features of those alone that are scored, and statistics of
+    # windows, which take long, further down of those windows alone.
+    mel_db = np.empty((num_channels, num_windows, settings.num_frames, settings.num_mels), np.float32)
+    stacks = {}
+    for channel, samples in enumerate(batch.samples):
+        if channel in scored and not settings.of_windows:
+            features = extract(samples, settings)
+            mel_db[channel], stacks[channel] = features.mel_db, features.stack
+        else:
+            mel_db[channel] = log_mel(samples, settings)
     level = gate.level_dbfs(flat, num_samples)
-    chunks = model.gate(mel_db, num_frames)  # (C·B, num_chunks, kinds)
+    chunks = model.gate(mel_db.reshape(len(flat), *mel_db.shape[2:]), num_frames)  # (C·B, num_chunks, kinds)
     gated = gate.decide(chunks, num_frames, length_s, level, model.bundle.gate)
     shape = (num_channels, num_windows)
     voiced = gated.voiced.reshape(*shape, -1)
@@ -145,9 +152,8 @@ def _gate_batch(analysis: _Analysis, batch: WindowBatch, scored: Sequence[int], 
     )
     for channel in scored:
         rows = np.flatnonzero(windows.kind[channel] == SPEECH)
-        inputs = channel * num_windows + rows
-        stack = features.stack[inputs] if features else extract(flat[inputs], settings).stack
-        analysis.last_window = scorer.submit(stack, num_frames[inputs], windows.probabilities[channel], rows)
+        stack = stacks[channel][rows] if channel in stacks else extract(batch.samples[channel, rows], settings).stack
+        analysis.last_window = scorer.submit(stack, num_frames[rows], windows.probabilities[channel], rows)
     return windows
 
 

@@ -153,8 +153,9 @@ class Model:
 
     def prepare(self, stack: FloatArray, num_frames: IntArray) -> FloatArray:
         """Make features what the emotion network takes, scaled: (B, T, F), (B,) → float32 (B, num_steps, F)."""
-        read = network_input(stack, num_frames, self.bundle.features)
-        return np.asarray((read - self._mean) / self._std, np.float32)
+        scaled = network_input(stack, num_frames, self.bundle.features) - self._mean
+        scaled /= self._std
+        return np.asarray(scaled, np.float32)
 
     def emotions(self, prepared: FloatArray) -> FloatArray:
         """Calibrated probabilities of the labels: prepared features (B, T, F) → float32 (B, num_labels)."""

@@ -17,7 +17,7 @@ from material import ROLES
 
 from batchser import __version__, audio, gate, pipeline, summary
 from batchser.bundle import find_bundle
-from batchser.features import extract, frames_inside
+from batchser.features import extract, frames_inside, log_mel
 from batchser.records import SPEECH, Outcome, Recording, WindowBatch
 from batchser.scoring import BatchScorer, load_model
 from batchser.settings import RunSettings
@@ -114,18 +114,20 @@ def _gate_and_score(batch: WindowBatch, scorer: BatchScorer, clock: _Clock) -> N
     num_frames = frames_inside(num_samples, settings)
     length_s = num_samples / settings.rate_hz
     with clock.at("features", len(flat)):
-        features = extract(flat, settings)
+        features = extract(batch.samples[_SCORED_CHANNEL], settings)
+        others = [log_mel(s, settings) for k, s in enumerate(batch.samples) if k != _SCORED_CHANNEL]
+        others.insert(_SCORED_CHANNEL, features.mel_db)
+        mel_db = np.concatenate(others)
     with clock.at("gate", len(flat)):
         level = gate.level_dbfs(flat, num_samples)
-        chunks = model.gate(features.mel_db, num_frames)
+        chunks = model.gate(mel_db, num_frames)
         gated = gate.decide(chunks, num_frames, length_s, level, model.bundle.gate)
         voiced = gated.voiced.reshape(num_channels, num_windows, -1)
         gate.overtalk_s(voiced, num_frames[:num_windows], length_s[:num_windows], model.bundle.gate)
     rows = np.flatnonzero(gated.kind.reshape(num_channels, num_windows)[_SCORED_CHANNEL] == SPEECH)
-    inputs = _SCORED_CHANNEL * num_windows + rows
     target = np.empty((num_windows, len(model.bundle.labels)), np.float32)
     with clock.at("scoring", len(rows)):
-        scorer.submit(features.stack[inputs], num_frames[inputs], target, rows)
+        scorer.submit(features.stack[rows], num_frames[rows], target, rows)
 
 
 def _write(outcomes: Sequence[Outcome], model: Model, clock: _Clock, work: Path, num_windows: int) -> None:
