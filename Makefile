@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types bench papers lock wheel clean
+.PHONY: help setup demo test lint types bench bench-check papers lock wheel clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,11 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-bench: setup  ## print speed and memory of the job and each stage beside the papers' way
+bench: setup  ## print speed and memory of the job and each stage beside the papers' way and peers
 	$(BIN)/python tests/bench/bench.py
+
+bench-check: setup  ## the same, and fail if a ratio has fallen by more than 20 % of the one kept
+	$(BIN)/python tests/bench/bench.py --check
 
 papers: setup  ## fill and print the table of the published systems (hours; make papers DATA=CORPORA)
 	$(BIN)/python tests/bench/published.py --data "$(DATA)"

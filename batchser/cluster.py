@@ -13,7 +13,7 @@ from batchser.errors import ConfigError
 _CONNECT_S: Final = 15.0
 #: Dask's own default is a MALLOC_TRIM_THRESHOLD_ that makes glibc map and clear every array anew, which takes as much
 #: time as all our arithmetic and saves no memory at the peak. These keep what one batch leaves for the next.
-_WORKER_ENVIRONMENT: Final = {
+WORKER_ENVIRONMENT: Final = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1),
     "MALLOC_MMAP_THRESHOLD_": 2**26,
     "MALLOC_TRIM_THRESHOLD_": 2**28,
@@ -25,7 +25,7 @@ _CONFIG: Final = {
     # A worker's nanny starts it again. By default the cluster drops both where the worker happens to be away 15 s after
     # a death, as one that dies several times may be; with the last one gone a run would wait for ever.
     "distributed.deploy.lost-worker-timeout": "1 day",
-    "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
+    "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     "distributed.worker.profile.enabled": False,  # it looks at every worker's stack 100 times a second
 }
 

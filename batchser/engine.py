@@ -30,7 +30,10 @@ _SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1, "ENABLE
 
 
 class Compiled:
-    """A network ready to score: float32 (B, steps, features), any B → its logits. Threads take turns."""
+    """A network that was described, ready to score: float32 (B, steps, features), any B → its logits.
+
+    It works on ``num_threads`` cores; threads that call it take turns.
+    """
 
     def __init__(self, graph: ov.Model, num_threads: int) -> None:
         import openvino as ov
@@ -55,19 +58,14 @@ class Compiled:
 
 
 def is_described(spec: NetworkSpec) -> bool:
-    """Whether ``compile_network`` knows this network."""
+    """Whether ``describe`` knows this network."""
     return spec.name in _GRAPHS
 
 
-def compile_network(
-    spec: NetworkSpec,
-    arrays: Sequence[FloatArray],
-    what: str,
-    shape: tuple[int, int],
-    num_outputs: int,
-    num_threads: int,
-) -> Compiled:
-    """Compile a network for windows of ``shape``, (steps, features).
+def describe(
+    spec: NetworkSpec, arrays: Sequence[FloatArray], what: str, shape: tuple[int, int], num_outputs: int
+) -> ov.Model:
+    """The graph of a network for SLICE_WINDOWS windows of ``shape``, (steps, features).
 
     Parameters
     ----------
@@ -76,7 +74,6 @@ def compile_network(
     what : the weights' name in errors
     shape : steps and features of a window
     num_outputs : logits of a window, or of a chunk of one
-    num_threads : cores that scoring may use
 
     Raises
     ------
@@ -91,7 +88,7 @@ def compile_network(
     with refusing(spec.name, *shape):
         logits = _GRAPHS[spec.name](inputs, weights, num_outputs, options_of(spec.name, spec.options))
     weights.end()
-    return Compiled(ov.Model([logits], [inputs], spec.name), num_threads)
+    return ov.Model([logits], [inputs], spec.name)
 
 
 # ------------------------------------------------------------------------------------------------------ the networks

@@ -138,8 +138,8 @@ class Model:
 
         def network(spec: NetworkSpec, prefix: str, shape: tuple[int, int], num_outputs: int) -> Network:
             if self.engine == "openvino":
-                own = weights_of(arrays, prefix)
-                return engine.compile_network(spec, own, prefix, shape, num_outputs, num_threads)
+                graph = engine.describe(spec, weights_of(arrays, prefix), prefix, shape, num_outputs)
+                return engine.Compiled(graph, num_threads)
             return _in_tensorflow(spec, arrays, prefix, shape, num_outputs)
 
         shape = (features.num_steps, features.num_features)

@@ -7,7 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from conftest import LABELS
+
+from batchser import engine, networks
+from batchser.bundle import read_weights, weights_of
 
 BENCH = Path(__file__).parent / "bench"
 
@@ -55,13 +61,71 @@ def test_stages_see_every_window(tiny_bundle, tmp_path):
 
 
 @pytest.mark.usefixtures("bench_folder")
+def test_roofline_times_every_product_of_the_network(tiny_bundle):
+    from roofline import _products, measure_roofline
+
+    features = tiny_bundle.features
+    arrays = weights_of(read_weights(tiny_bundle), "emotion")
+    shape = (features.num_steps, features.num_features)
+    graph = engine.describe(tiny_bundle.network, arrays, "emotion", shape, len(LABELS))
+    counted = sum(2 * rows * inner * columns * steps for rows, inner, columns, steps in _products(graph))
+    network = networks.build(tiny_bundle.network.name, *shape, len(LABELS), tiny_bundle.network.options)
+    assert counted / engine.SLICE_WINDOWS == pytest.approx(
+        networks.flops(network), rel=0.15
+    )  # but for what is added up
+    found = measure_roofline(tiny_bundle)
+    assert 0 < found.scoring_ms < 10
+    assert 0 < found.features_ms < 10
+
+
+@pytest.mark.usefixtures("bench_folder")
+def test_a_profile_has_a_row_for_each_material(tiny_bundle, tmp_path):
+    from profiles import make_material, page
+    from stages import measure_stages
+
+    measured = []
+    for container, codec in (("WAV", "ULAW"), ("MP3", "MPEG_LAYER_III"), ("OGG", "OPUS")):
+        (tmp_path / codec).mkdir()
+        calls = make_material(tmp_path / codec, 2, 4.0, container, codec)
+        assert [soundfile.info(call).subtype for call in calls] == [codec] * 2
+        measured.append((codec, measure_stages(calls, str(tiny_bundle.folder), tmp_path)))
+    lines = page(measured).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| ULAW", "| MPEG_LAYER_III", "| OPUS"]
+    assert {line.count("|") for line in lines} == {10}
+
+
+@pytest.mark.usefixtures("bench_folder")
+def test_a_peer_that_is_not_installed_is_left_out(tmp_path):
+    from bench import measure_peer
+
+    np.save(tmp_path / "windows.npy", np.zeros((3, 24000), np.float32))
+    (tmp_path / "opensmile.py").write_text("raise ImportError('no openSMILE here')")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    assert measure_peer(str(python), "opensmile", tmp_path / "windows.npy") == "not installed: no openSMILE here"
+
+
+@pytest.mark.usefixtures("bench_folder")
+def test_ratios_that_fell_are_told():
+    from bench import worse_ratios
+
+    stored = {"  job ÷ papers": 100.0, "  job ÷ peer": 10.0, "features: arithmetic ÷ time": 0.5}
+    assert (
+        worse_ratios({"  job ÷ papers": 81.0, "  job ÷ peer": 50.0, "features: arithmetic ÷ time": 0.41}, stored) == []
+    )
+    found = {"  job ÷ papers": 79.0, "features: arithmetic ÷ time": 0.5}
+    assert worse_ratios(found, stored) == ["job ÷ papers: 79, stored 100", "job ÷ peer: 0, stored 10"]
+
+
+@pytest.mark.usefixtures("bench_folder")
 def test_table_and_ratios():
     from bench import paper_lines, table
     from job import JobResult
     from papers import PapersWay
 
     job = JobResult(10.0, 6000.0, 20, 4000, 2000, 1000, 1.0, 1.0, 1.0)
-    lines = paper_lines(PapersWay(60, 1.0, 9.0, 90.0), job)
+    lines = paper_lines(PapersWay(60, 1.0, 9.0, 50.0, 40.0), job)
     speeds = {line.what: line.x_realtime for line in lines}
     assert speeds["papers' way"] == pytest.approx(30)  # 3 s in 100 ms
     assert speeds["papers' way on scored windows only"] == pytest.approx(60)
@@ -70,7 +134,7 @@ def test_table_and_ratios():
         len(
             {
                 line.index(mark) + len(mark)
-                for line, mark in zip(table(lines).splitlines()[1:4], ("1.000", "9.000", "90.000"), strict=True)
+                for line, mark in zip(table(lines).splitlines()[1:4], ("1.000", "9.000", "50.000"), strict=True)
             }
         )
         == 1

@@ -48,7 +48,7 @@ def test_logits_are_those_of_keras_for_any_options(name, options, steps):
     weights = some_weights(network)
     network.set_weights(weights)
     arrays = [np.asarray(weight, np.float32) for weight in weights]
-    compiled = engine.compile_network(NetworkSpec(name, options), arrays, "emotion", shape, 6, 1)
+    compiled = engine.Compiled(engine.describe(NetworkSpec(name, options), arrays, "emotion", shape, 6), 1)
     windows = np.random.default_rng(2).standard_normal((engine.SLICE_WINDOWS + 3, *shape)).astype(np.float32)
     expected = np.asarray(inference(network, *shape)(windows))
     assert expected.std() > 0.1

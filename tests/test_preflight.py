@@ -133,7 +133,8 @@ def test_a_survey_counts_what_is_there(tiny_bundle: Bundle, tmp_path: Path) -> N
     assert found.warning is None
     assert found.workers == 3
     assert found.x_realtime is not None
-    assert found.run_minutes == pytest.approx((10 + 21 / found.x_realtime / 3) / 60, abs=0.01)
+    least = (5 + 21 / found.x_realtime / (3 * 0.85)) / 60
+    assert least - 0.01 < found.run_minutes < least + 0.2  # with what the headers took
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "b.flac", "c.wav", "d.wav"}
 
 

@@ -29,7 +29,7 @@ _DELTA_WIDTH = 9  # librosa.feature.delta's default
 _CONTRAST_QUANTILE = 0.02  # librosa.feature.spectral_contrast's default
 HARMONIC_HZ = 900.0  # where voices are harmonic: a bin's weight for pitch falls with frequency as exp(−(f / 900)²)
 _PITCH_EDGES_HZ = (80.0, 1800.0)  # hum lies below; above, weights are next to nothing
-_CHUNK_WINDOWS = 8  # frames and spectra of this many windows stay in the processor's cache
+_CHUNK_WINDOWS = 4  # frames and spectra of this many windows stay in the processor's cache
 _MEL_GROUPS = 4  # mel filters are narrow: in groups, each over the bins that it hears, they are a third of the work
 
 
@@ -234,9 +234,11 @@ def power_to_db(power: FloatArray, top_db: float) -> FloatArray:
 
     librosa.power_to_db of each window alone.
     """
-    db = 10.0 * np.log10(np.maximum(power, np.float32(_AMIN)))
+    db = np.maximum(power, np.float32(_AMIN))
+    np.log10(db, out=db)
+    db *= np.float32(10)
     peak = db.max(axis=tuple(range(1, db.ndim)), keepdims=True)
-    return np.asarray(np.maximum(db, peak - np.float32(top_db)))
+    return np.asarray(np.maximum(db, peak - np.float32(top_db), out=db))
 
 
 def _normalise(values: FloatArray, order: float) -> FloatArray:
@@ -289,7 +291,7 @@ def pitch_strength(spectra: FloatArray, settings: FeatureSettings) -> FloatArray
     total = strength[:, :, -1:]
     floor = total.max(axis=1, keepdims=True) * np.float32(10 ** (-settings.floor_db / 40))  # of roots of magnitudes
     nothing = np.float32(_AMIN**0.25) * matrix[:, -1].sum()
-    return np.asarray(strength[:, :, :-1] / np.maximum(total, np.maximum(floor, nothing)))
+    return np.asarray(strength[:, :, :-1] * (1 / np.maximum(total, np.maximum(floor, nothing))))
 
 
 def frames_inside(num_samples: IntArray, settings: FeatureSettings) -> IntArray:

@@ -1,6 +1,7 @@
-"""The benchmark: speed and memory of the whole job and of each stage, beside the papers' way, on the same audio.
+"""The benchmark: speed and memory of the whole job and of each stage, beside the papers' way and peers, on one audio.
 
-`make bench` runs it; README.md says how to read what it prints. Nothing here asserts a time.
+`make bench` runs it, `make bench-check` compares its ratios with those of ratios.json; README.md says how to read what
+it prints. Nothing here asserts a time.
 """
 
 from __future__ import annotations
@@ -25,19 +26,26 @@ from job import JobResult, run_in_one_process, run_job
 from material import CALL_S, MOST_DISTINCT, make_calls, write_call
 
 from batchser.bundle import find_bundle
+from batchser.cluster import WORKER_ENVIRONMENT
 from batchser.errors import BundleError
 from batchser.settings import DEFAULT_MODEL, available_cores
 
 if TYPE_CHECKING:
     from papers import PapersWay
+    from roofline import Roofline
     from stages import Stage
 
 _Result = TypeVar("_Result")
 
-_LIBRARIES: Final = ("tensorflow", "keras", "numpy", "scipy", "librosa", "soundfile", "distributed", "pyarrow")
+_LIBRARIES: Final = (
+    "tensorflow", "keras", "openvino", "numpy", "scipy", "librosa", "soundfile", "distributed", "pyarrow",
+)  # fmt: skip
 #: Issue 2: what an 8-hour recording may need more than a 5-minute one.
 _MEMORY_LIMIT_MB: Final = 150.0
-_ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_PEERS: Final = {"opensmile": "openSMILE eGeMAPS functionals", "wav2vec2": "network of wav2vec2-base's size"}
+_RATIOS: Final = Path(__file__).with_name("ratios.json")
+#: `make bench-check`: how much of a stored ratio must be left.
+_KEPT: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +108,33 @@ def _stages(calls: Sequence[Path], model: str, folder: Path) -> list[Stage]:
     return measure_stages(calls, model, folder)
 
 
+def _roofline(model: str) -> Roofline:
+    from roofline import measure_roofline
+
+    return measure_roofline(find_bundle(model))
+
+
 def _papers(calls: Sequence[Path], num_windows: int) -> PapersWay:
     from papers import measure_papers
 
     return measure_papers(calls, num_windows)
+
+
+def _save_windows(calls: Sequence[Path], num_windows: int, path: Path) -> None:
+    import numpy as np
+    from papers import some_windows
+
+    np.save(path, np.stack(some_windows(calls, num_windows)))
+
+
+def measure_peer(python: str, peer: str, windows: Path) -> tuple[str, float] | str:
+    """What a peer is, and its milliseconds a window; or why it could not be asked."""
+    command = [python, str(Path(__file__).with_name("peers.py")), peer, str(windows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    found = json.loads(done.stdout.splitlines()[-1])
+    return f"{peer} {found['version']}", found["seconds"] / found["windows"] * 1000
 
 
 # ------------------------------------------------------------------------------------------------------ reporting
@@ -123,30 +154,58 @@ def stage_lines(stages: Sequence[Stage]) -> list[Line]:
     ]
 
 
+def roofline_lines(roofline: Roofline, stages: Sequence[Stage]) -> list[Line]:
+    """What part of a stage's time its arithmetic alone needs."""
+    taken_ms = {stage.name: stage.seconds / stage.num_windows * 1000 for stage in stages if stage.num_windows}
+    lines = []
+    for name, floor_ms, what in (
+        ("features", roofline.features_ms, "the FFT and the matrices, of one scored channel and one other"),
+        ("scoring", roofline.scoring_ms, "the engine's own products at the network's shapes"),
+    ):
+        if name in taken_ms:
+            lines.append(Line(f"roofline: {name}", None, floor_ms, note=what))
+            part = floor_ms / taken_ms[name]
+            lines.append(Line(f"  {name}: arithmetic ÷ time", part, note=f"ratio: {part:.0%} of the time"))
+    return lines
+
+
 def paper_lines(papers: PapersWay, job: JobResult) -> list[Line]:
     """The papers' way and our ratios to it, per recorded second of the same calls."""
-    all_per_s = job.num_windows / 2 / job.audio_s  # every window of the scored one of two channels
     lines = [
         Line("papers: resample to 22,050 Hz", window_ms=papers.resample_ms, note="librosa (soxr)"),
         Line("papers: features", window_ms=papers.features_ms, note="librosa, one window at a time"),
+        Line("papers: tonnetz", window_ms=papers.tonnetz_ms, note="librosa's, of the harmonic part"),
         Line("papers: dual LSTM 256/128", window_ms=papers.predict_ms, note="Keras predict, one window at a time"),
     ]
-    speed = papers.x_realtime(all_per_s)
-    note = f"one core, from {papers.num_windows} windows; all windows of the scored channel: it has no gate"
-    lines += [
-        Line("papers' way", speed, papers.window_ms, note=note),
-        Line("  whole job ÷ papers' way, in all", job.x_realtime / speed, note="ratio; our cores to its one"),
-        Line("  whole job ÷ papers' way, a core", job.x_realtime / available_cores() / speed, note="ratio"),
-    ]
+    about = f"one core, from {papers.num_windows} windows"
+    lines += _against("papers' way", papers.window_ms, job, about)
+    return lines + _against("papers' way, tonnetz from the chroma at hand", papers.cheap_window_ms, job, about)
+
+
+def _against(what: str, window_ms: float, job: JobResult, about: str) -> list[Line]:
+    """Another way on one core: of all windows of the scored channel, and of those that our gate lets pass."""
+    all_per_s = job.num_windows / 2 / job.audio_s
+    ways = [("", all_per_s, f"{about}; all windows of the scored channel: it has no gate")]
     if job.num_scored:
-        gated = papers.x_realtime(job.num_scored / job.audio_s)
-        note = "one core, were it told the windows that our gate lets pass"
+        ways.append((" on scored windows only", job.num_scored / job.audio_s, "were it told what our gate lets pass"))
+    lines = []
+    for which, per_s, note in ways:
+        speed = 1000 / (window_ms * per_s)
         lines += [
-            Line("papers' way on scored windows only", gated, papers.window_ms, note=note),
-            Line("  whole job ÷ that, in all", job.x_realtime / gated, note="ratio"),
-            Line("  whole job ÷ that, a core", job.x_realtime / available_cores() / gated, note="ratio"),
+            Line(f"{what}{which}", speed, window_ms, note=note),
+            Line(f"  whole job ÷ {what}{which}, in all", job.x_realtime / speed, note="ratio; our cores to its one"),
+            Line(f"  whole job ÷ {what}{which}, a core", job.x_realtime / available_cores() / speed, note="ratio"),
         ]
     return lines
+
+
+def worse_ratios(found: dict[str, float], stored: dict[str, float]) -> list[str]:
+    """Say which ratios are less than _KEPT of those stored; one that is no longer measured is, too."""
+    return [
+        f"{what.strip()}: {found.get(what, 0.0):.3g}, stored {ratio:.3g}"
+        for what, ratio in stored.items()
+        if found.get(what, 0.0) < _KEPT * ratio
+    ]
 
 
 def machine(load_before: float) -> dict[str, Any]:
@@ -220,13 +279,25 @@ def _number(value: float | None, digits: int) -> str:
 @click.option("--stage-calls", type=click.IntRange(0, MOST_DISTINCT), default=MOST_DISTINCT, show_default=True,
               help="Calls for the stages one by one; 0 leaves them out.")  # fmt: skip
 @click.option("--paper-windows", type=click.IntRange(min=0), default=60, show_default=True,
-              help="Windows for the papers' way; 0 leaves it out.")  # fmt: skip
+              help="Windows for the papers' way and the peers; 0 leaves them out.")  # fmt: skip
+@click.option("--peers", default=sys.executable, metavar="PYTHON",
+              help="Python that has opensmile and torch; what it lacks is left out. Default: this one.")  # fmt: skip
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Bundle, by name or folder.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
+@click.option("--store", is_flag=True, help="Keep this run's ratios for --check.")
+@click.option("--check", is_flag=True, help="End with 1 if a ratio has fallen by more than 20 % of the one kept.")
 def main(
-    hours: float, long_hours: float, stage_calls: int, paper_windows: int, model: str, json_path: Path | None
+    hours: float,
+    long_hours: float,
+    stage_calls: int,
+    paper_windows: int,
+    peers: str,
+    model: str,
+    json_path: Path | None,
+    store: bool,
+    check: bool,
 ) -> None:
-    """Measure speed and memory of `batchser run` and of its stages, and the papers' way beside them."""
+    """Measure speed and memory of `batchser run` and of its stages, and other ways beside them."""
     load_before = os.getloadavg()[0]
     try:
         find_bundle(model)
@@ -235,11 +306,20 @@ def main(
     with tempfile.TemporaryDirectory(prefix="batchser-bench-") as name:
         folder = Path(name)
         calls, job, lines = measure_job(folder, hours, model, long_hours)
-        os.environ.update(_ONE_THREAD)  # for the processes below; the job itself chose freely
+        # For the processes below, as workers have it; the job itself chose freely.
+        os.environ.update({key: str(value) for key, value in WORKER_ENVIRONMENT.items()})
         if stage_calls:
-            lines += stage_lines(in_fresh_process(_stages, calls[:stage_calls], model, folder))
+            stages = in_fresh_process(_stages, calls[:stage_calls], model, folder)
+            lines += stage_lines(stages) + roofline_lines(in_fresh_process(_roofline, model), stages)
         if paper_windows:
             lines += paper_lines(in_fresh_process(_papers, calls, paper_windows), job)
+            in_fresh_process(_save_windows, calls, paper_windows, folder / "windows.npy")
+            for peer, what in _PEERS.items():
+                found = measure_peer(peers, peer, folder / "windows.npy")
+                if isinstance(found, str):
+                    lines.append(Line(what, note=f"left out: {found}"))
+                else:
+                    lines += _against(what, found[1], job, f"one core, {found[0]}")
     about = machine(load_before)
     if json_path is not None:
         results = {"machine": about, "model": model, "job": asdict(job), "lines": [asdict(line) for line in lines]}
@@ -251,6 +331,22 @@ def main(
         f"({2 * job.num_scored / max(1, job.num_windows):.0%} of the scored channel)\n"
     )
     click.echo(table(lines))
+    ratios = {line.what: line.x_realtime for line in lines if "÷" in line.what and line.x_realtime is not None}
+    if store:
+        kept = {"machine": about, "ratios": {what: round(ratio, 4) for what, ratio in ratios.items()}}
+        _RATIOS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if check:
+        stored = json.loads(_RATIOS.read_text(encoding="utf-8"))["ratios"]
+        asked = {what: ratio for what, ratio in stored.items() if what in ratios or not _is_of_a_peer(what)}
+        worse = worse_ratios(ratios, asked)
+        told = ["fallen:", *worse] if worse else [f"{len(asked)} ratios are as good as those kept"]
+        click.echo("\n" + "\n".join(told))
+        sys.exit(1 if worse else 0)
+
+
+def _is_of_a_peer(what: str) -> bool:
+    """Peers may be missing here."""
+    return any(name in what for name in _PEERS.values())
 
 
 if __name__ == "__main__":

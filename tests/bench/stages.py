@@ -114,13 +114,16 @@ def _gate_and_score(batch: WindowBatch, scorer: BatchScorer, clock: _Clock) -> N
     num_frames = frames_inside(num_samples, settings)
     length_s = num_samples / settings.rate_hz
     with clock.at("features", len(flat)):
-        features = extract(batch.samples[_SCORED_CHANNEL], settings)
-        others = [log_mel(s, settings) for k, s in enumerate(batch.samples) if k != _SCORED_CHANNEL]
-        others.insert(_SCORED_CHANNEL, features.mel_db)
-        mel_db = np.concatenate(others)
+        mel_db = np.empty((*batch.samples.shape[:2], settings.num_frames, settings.num_mels), np.float32)
+        for channel, samples in enumerate(batch.samples):
+            if channel == _SCORED_CHANNEL:
+                features = extract(samples, settings)
+                mel_db[channel] = features.mel_db
+            else:
+                mel_db[channel] = log_mel(samples, settings)
     with clock.at("gate", len(flat)):
         level = gate.level_dbfs(flat, num_samples)
-        chunks = model.gate(mel_db, num_frames)
+        chunks = model.gate(mel_db.reshape(len(flat), *mel_db.shape[2:]), num_frames)
         gated = gate.decide(chunks, num_frames, length_s, level, model.bundle.gate)
         voiced = gated.voiced.reshape(num_channels, num_windows, -1)
         gate.overtalk_s(voiced, num_frames[:num_windows], length_s[:num_windows], model.bundle.gate)
