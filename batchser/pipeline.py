@@ -90,8 +90,9 @@ def _analyse(recording: Recording, scorer: BatchScorer, settings: RunSettings, s
     """Decode, gate and queue one recording; faults become a status here, and nowhere else."""
     analysis = _Analysis(recording)
     try:
-        analysis.source_sha256 = audio.source_sha256(recording)
-        _gate_and_queue(analysis, scorer, settings, sizes)
+        with audio.open_source(recording) as source:  # once: it may be far away
+            analysis.source_sha256 = source.sha256()
+            _gate_and_queue(analysis, source, scorer, settings, sizes)
     except AudioError as error:
         analysis.fault = ("unreadable", str(error))
     except Exception as error:
@@ -105,11 +106,13 @@ def _unexpected(recording: Recording, error: Exception) -> tuple[str, str]:
     return "failed", f"unexpected {type(error).__name__}: {error}; see the log, and please report it"
 
 
-def _gate_and_queue(analysis: _Analysis, scorer: BatchScorer, settings: RunSettings, sizes: BatchSizes) -> None:
+def _gate_and_queue(
+    analysis: _Analysis, source: audio.Source, scorer: BatchScorer, settings: RunSettings, sizes: BatchSizes
+) -> None:
     features = scorer.model.bundle.features
     recording = analysis.recording
-    with audio.open_audio(recording, features.rate_hz, settings.limits, sizes.block_s) as reader:
-        same = reader.num_channels == 2 and audio.channels_carry_same_signal(recording, settings.limits)
+    same = audio.channels_carry_same_signal(recording, settings.limits, source)
+    with audio.open_audio(recording, features.rate_hz, settings.limits, sizes.block_s, source) as reader:
         analysis.roles = channel_roles(recording, reader.num_channels, settings, same_signal=same)
         scored = scored_channels(analysis.roles, settings)
         blocks = (AudioBlock(b.start_samples, b.samples[: len(analysis.roles)]) for b in reader)

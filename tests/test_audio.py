@@ -19,10 +19,9 @@ from batchser.audio import (
     channels_carry_same_signal,
     open_audio,
     probe,
-    source_sha256,
 )
 from batchser.audio.headers import FileView, WavLayout, corrected_wav, wav_layout
-from batchser.audio.source import Source
+from batchser.audio.source import Source, open_source
 from batchser.errors import AudioError
 from batchser.records import AUDIO_SUFFIXES, Recording
 from batchser.settings import LimitSettings
@@ -555,6 +554,11 @@ def test_only_two_channels_are_compared(folder: Path, tmp_path: Path) -> None:
 
 
 # ---- bytes and places
+
+
+def source_sha256(recorded: Recording) -> str:
+    with open_source(recorded) as source:
+        return source.sha256()
 
 
 def test_sha256_is_that_of_the_bytes(folder: Path) -> None:

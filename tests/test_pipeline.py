@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -209,6 +210,22 @@ def test_an_outcome_names_its_source_by_content_and_its_time_in_utc(score, folde
     (outcome,) = score([recording(folder / "ring.wav")])
     assert outcome.source_sha256 == hashlib.sha256((folder / "ring.wav").read_bytes()).hexdigest()
     assert outcome.scored_at.tzinfo is UTC
+
+
+def test_a_remote_recording_is_fetched_once(score, folder, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/night/ring.wav", (folder / "ring.wav").read_bytes())
+    opened, plain = [], type(memory).open
+
+    def counted(self, path, *rest):
+        opened.append(path)
+        return plain(self, path, *rest)
+
+    monkeypatch.setattr(type(memory), "open", counted)
+    (remote,) = score([Recording(0, "a", "memory://night/ring.wav")])
+    (local,) = score([recording(folder / "ring.wav")])
+    assert opened == ["/night/ring.wav"]
+    assert (remote.status, remote.source_sha256) == (local.status, local.source_sha256)
 
 
 # ------------------------------------------------------------------------------------------------------- roles

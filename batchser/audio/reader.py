@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Final
 
@@ -11,7 +11,7 @@ import numpy as np
 import soxr
 
 from batchser.audio.decode import Decoder, open_decoder
-from batchser.audio.source import open_source
+from batchser.audio.source import Source, open_source
 from batchser.errors import AudioError
 from batchser.records import AudioBlock, AudioInfo, FloatArray, Recording
 from batchser.settings import LimitSettings
@@ -57,7 +57,9 @@ def probe(recording: Recording, limits: LimitSettings) -> AudioInfo:
         return decoder.info
 
 
-def open_audio(recording: Recording, rate_hz: int, limits: LimitSettings, block_s: float = 30.0) -> AudioReader:
+def open_audio(
+    recording: Recording, rate_hz: int, limits: LimitSettings, block_s: float = 30.0, source: Source | None = None
+) -> AudioReader:
     """Open a recording to be read in blocks at the model's rate; use it in a ``with`` statement.
 
     Parameters
@@ -70,6 +72,8 @@ def open_audio(recording: Recording, rate_hz: int, limits: LimitSettings, block_
         What a recording may ask of the machine; checked on the header and while decoding.
     block_s
         About the length of a block in seconds, within what suits the decoders; the samples do not depend on it.
+    source
+        The recording's bytes where they are open already (``open_source``); they stay open.
 
     Returns
     -------
@@ -81,14 +85,15 @@ def open_audio(recording: Recording, rate_hz: int, limits: LimitSettings, block_
     AudioError
         As ``probe``; while iterating, if nothing can be decoded, a limit is passed, or samples are not finite.
     """
-    return AudioReader(recording, rate_hz, limits, block_s)
+    return AudioReader(recording, rate_hz, limits, block_s, source)
 
 
-def channels_carry_same_signal(recording: Recording, limits: LimitSettings) -> bool:
+def channels_carry_same_signal(recording: Recording, limits: LimitSettings, source: Source | None = None) -> bool:
     """Tell whether both channels of a recording carry one signal (a mono call stored as stereo).
 
     Second by second, the power of the channels' difference must lie 30 dB below the louder one's; a difference below
-    −80 dBFS proves nothing, so a silent recording has one signal. Ends at the first second that differs.
+    −80 dBFS proves nothing, so a silent recording has one signal. Ends at the first second that differs. ``source`` as
+    for ``open_audio``.
 
     Returns
     -------
@@ -100,7 +105,7 @@ def channels_carry_same_signal(recording: Recording, limits: LimitSettings) -> b
     AudioError
         As ``open_audio``.
     """
-    with _opened(recording, limits) as decoder:
+    with _opened(recording, limits, source) as decoder:
         if decoder.info.num_channels != 2:
             return False
         return not any(_differ(block) for block in _checked_blocks(decoder, limits, _COMPARE_BLOCK_S))
@@ -117,10 +122,12 @@ class AudioReader:
         Channels of the file and of every block.
     """
 
-    def __init__(self, recording: Recording, rate_hz: int, limits: LimitSettings, block_s: float) -> None:
+    def __init__(
+        self, recording: Recording, rate_hz: int, limits: LimitSettings, block_s: float, source: Source | None = None
+    ) -> None:
         self._rate_hz, self._limits, self._block_s = rate_hz, limits, block_s
         with ExitStack() as stack:
-            self._decoder = stack.enter_context(_opened(recording, limits))
+            self._decoder = stack.enter_context(_opened(recording, limits, source))
             self._stack = stack.pop_all()
         self.info: AudioInfo = self._decoder.info
         self.num_channels: int = self.info.num_channels
@@ -174,9 +181,11 @@ class AudioReader:
 
 
 @contextmanager
-def _opened(recording: Recording, limits: LimitSettings) -> Iterator[Decoder]:
-    with open_source(recording) as source:
-        decoder = open_decoder(source, recording)
+def _opened(recording: Recording, limits: LimitSettings, source: Source | None = None) -> Iterator[Decoder]:
+    with nullcontext(source) if source else open_source(recording) as opened:
+        if not opened.size:
+            raise AudioError("the file is empty (0 bytes), expected a recording; fetch it again from the recorder")
+        decoder = open_decoder(opened, recording)
         try:
             _check_header(decoder, limits)
             yield decoder

@@ -25,6 +25,7 @@ class Source:
     """An open file of ``size`` bytes, and the suffix of its name in lower case, with its dot.
 
     Decoders share the one file, so they never see its name: a name cannot mislead them, nor make them open others.
+    Several may read it, one after another; a remote recording is fetched once for all of them.
     """
 
     file: IO[bytes]
@@ -35,6 +36,17 @@ class Source:
         """Up to ``num_bytes`` bytes from ``offset`` on; fewer only at the end of the file."""
         self.file.seek(offset)
         return self.file.read(num_bytes)
+
+    def sha256(self) -> str:
+        """The sha256 of its bytes, 64 hexadecimal digits.
+
+        Raises
+        ------
+        AudioError : the file cannot be read
+        """
+        with _told_as_audio_error():
+            self.file.seek(0)
+            return hashlib.file_digest(self.file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Close the file; a temporary copy vanishes with it."""
@@ -55,7 +67,7 @@ def open_source(recording: Recording) -> Source:
     Raises
     ------
     AudioError
-        If there is no such file, it is not permitted, not a regular file, or empty.
+        If there is no such file, it is not permitted, or not a regular file.
     """
     with _told_as_audio_error():
         file, suffix = _open_file(recording.path)
@@ -65,24 +77,7 @@ def open_source(recording: Recording) -> Source:
         except BaseException:
             file.close()
             raise
-    if not size:
-        file.close()
-        raise AudioError("the file is empty (0 bytes), expected a recording; fetch it again from the recorder")
     return Source(file, size, suffix)
-
-
-def source_sha256(recording: Recording) -> str:
-    """The sha256 of the source file's bytes, 64 hexadecimal digits; an empty file has one too.
-
-    Raises
-    ------
-    AudioError
-        If the file is missing, not permitted, or cannot be read.
-    """
-    with _told_as_audio_error():
-        file, _ = _open_file(recording.path)
-        with file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _open_file(path: str) -> tuple[IO[bytes], str]:

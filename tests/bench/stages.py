@@ -91,12 +91,13 @@ def _analyse(recordings: Sequence[Recording], model: Model, clock: _Clock, num_w
     scorer = BatchScorer(model, _SIZES.score_windows)
     for recording in recordings:
         share = num_windows // len(recordings)
-        with clock.at("hash", share):
-            audio.source_sha256(recording)
-        with clock.at("decode", share):
-            audio.channels_carry_same_signal(recording, limits)
-            with audio.open_audio(recording, features.rate_hz, limits, _SIZES.block_s) as reader:
-                blocks = list(reader)
+        with audio.open_source(recording) as source:
+            with clock.at("hash", share):
+                source.sha256()
+            with clock.at("decode", share):
+                audio.channels_carry_same_signal(recording, limits, source)
+                with audio.open_audio(recording, features.rate_hz, limits, _SIZES.block_s, source) as reader:
+                    blocks = list(reader)
         with clock.at("windows", share):
             batches = list(cut_windows(blocks, features.window_samples, _SIZES.gate_windows))
         for batch in batches:
