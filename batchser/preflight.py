@@ -52,15 +52,16 @@ class Header:
 def read_headers(recordings: Sequence[Recording], limits: LimitSettings, *, isolated: bool) -> list[Header]:
     """Read the header of every recording, in order.
 
-    With ``isolated`` this is done in a process of its own: a file that kills its decoder already here costs its own
+    With ``isolated`` this is done in processes of its own: a file that kills its decoder already here costs its own
     header, and its row is left to a worker's process.
     """
     if not isolated:
         return _read_chunk(recordings, limits)
     headers: list[Header] = []
     waiting = deque(recordings[k : k + _CHUNK] for k in range(0, len(recordings), _CHUNK))
+    processes = max(1, min(available_cores(), len(waiting)))
     while waiting:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), **_IGNORE_CTRL_C) as pool:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), **_IGNORE_CTRL_C) as pool:
             running = deque((chunk, pool.submit(_read_chunk, chunk, limits)) for chunk in waiting)
             waiting.clear()
             while running:
@@ -68,11 +69,13 @@ def read_headers(recordings: Sequence[Recording], limits: LimitSettings, *, isol
                 try:
                     headers += future.result()
                 except BrokenProcessPool:
-                    halves = [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
-                    if len(chunk) == 1:
+                    again = [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
+                    if processes > 1:  # whose process died is not told: from now on one chunk at a time
+                        processes, again = 1, [chunk]
+                    elif len(chunk) == 1:
                         headers.append(Header(chunk[0], None, "the process that read its header died"))
-                        halves = []
-                    waiting.extend([*halves, *(other for other, _ in running)])
+                        again = []
+                    waiting.extend([*again, *(other for other, _ in running)])
                     break
     return headers
 

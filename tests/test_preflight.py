@@ -175,13 +175,18 @@ def probe_that_dies(recording: Recording, limits: LimitSettings) -> AudioInfo:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_file_that_kills_its_decoder_costs_its_own_header(stereo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recordings = [Recording(k, "deadly" if k == 2 else str(k), str(stereo)) for k in range(5)]
+@pytest.mark.parametrize(("chunk", "deadly"), [(256, {2}), (2, {2}), (3, {0, 7, 8})])
+def test_a_file_that_kills_its_decoder_costs_its_own_header(
+    stereo: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, deadly: set[int]
+) -> None:
+    recordings = [Recording(k, "deadly" if k in deadly else str(k), str(stereo)) for k in range(9)]
+    monkeypatch.setattr(preflight, "_CHUNK", chunk)
+    monkeypatch.setattr(preflight, "available_cores", lambda: 3)
     # A spawned process would not see what is patched here.
     forking = multiprocessing.get_context("fork")
     monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: forking)
     monkeypatch.setattr(preflight.audio, "probe", probe_that_dies)
     headers = read_headers(recordings, LimitSettings(), isolated=True)
     assert [header.recording for header in headers] == recordings
-    assert [header.recording.call_id for header in headers if header.info is None] == ["deadly"]
-    assert headers[2].fault == "the process that read its header died"
+    assert {header.recording.index for header in headers if header.info is None} == deadly
+    assert {header.fault for header in headers if header.info is None} == {"the process that read its header died"}
