@@ -464,8 +464,6 @@ def evaluate(
     """
     from batchser.bundle import find_bundle
     from batchser.progress import timed
-    from batchser.scoring import start_tensorflow
-    from batchser.settings import available_cores
     from batchser.training import evaluate as evaluation
     from batchser.training.corpora import render_faults
     from batchser.training.evaluate.pictures import make_ready, write_pictures
@@ -477,7 +475,6 @@ def evaluate(
     options = evaluation.EvaluateOptions(evaluation.choose_degradations(degradations), clips_per_fold or None)
     if pictures is not None:
         make_ready(pictures)
-    start_tensorflow(available_cores())
     read = evaluation.read_clips(bundle, data, corpora)
     if read.faults and not quiet:
         click.echo(render_faults(read.faults), err=True)

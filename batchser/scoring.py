@@ -112,7 +112,7 @@ class Model:
     """A bundle's two networks, ready to score. Make one a process with ``load_model``.
 
     ``arrays`` are the bundle's own weights unless given (a split's, a training run's); ``engine_name`` is one of
-    ENGINES, ``num_threads`` what OpenVINO may use (TensorFlow's are the process's, see ``start_tensorflow``).
+    ENGINES, ``num_threads`` how many cores it may use (TensorFlow that is at work already keeps its own).
 
     Raises
     ------
@@ -130,6 +130,8 @@ class Model:
     ) -> None:
         self.bundle = bundle
         self.engine = choose_engine(bundle, engine_name)
+        if self.engine == "tensorflow":
+            start_tensorflow(num_threads)
         #: The fewest windows that are worth a call of the network.
         self.batch_windows = _GPU_SLICE_WINDOWS if self.engine == "tensorflow" and num_gpus() else 1
         arrays = read_weights(bundle) if arrays is None else arrays
@@ -213,8 +215,6 @@ def load_model(folder: Path, sha256: str, num_threads: int = 1, engine_name: str
     bundle = open_bundle(folder)
     if bundle.sha256 != sha256:
         raise BundleError(f"{folder}: the bundle changed while the job ran (sha256 {bundle.sha256[:12]}…); start again")
-    if choose_engine(bundle, engine_name) == "tensorflow":
-        start_tensorflow(num_threads)
     return Model(bundle, engine_name=engine_name, num_threads=num_threads)
 
 

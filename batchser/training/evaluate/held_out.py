@@ -12,6 +12,7 @@ import numpy as np
 from batchser.bundle import Bundle, read_weights, split_file
 from batchser.errors import ConfigError
 from batchser.scoring import Model
+from batchser.settings import available_cores
 from batchser.training import protocols
 from batchser.training.corpora import Clip, CorpusRead, LabelOptions, clips_key, read_corpora
 from batchser.training.protocols import SHIPPED, Split
@@ -119,7 +120,7 @@ def split_model(bundle: Bundle, name: str) -> Model:
     arrays = read_weights(bundle, split_file(name))
     draft = replace(bundle, temperature=float(arrays.pop("temperature")[0]))
     gate = {key: array for key, array in read_weights(bundle).items() if key.startswith("gate/")}
-    return Model(draft, gate | arrays)
+    return Model(draft, gate | arrays, num_threads=available_cores())
 
 
 def require_split_models(bundle: Bundle, names: Collection[str]) -> None:

@@ -23,7 +23,7 @@ from batchser.errors import ConfigError
 from batchser.pipeline import score_recordings
 from batchser.records import FloatArray, Outcome, Recording
 from batchser.scoring import Model
-from batchser.settings import RunSettings
+from batchser.settings import RunSettings, available_cores
 from batchser.summary import MIN_WEIGHT_S
 from batchser.training import protocols
 from batchser.training.corpora import Clip, read_clip
@@ -237,7 +237,7 @@ def evaluate_strangers(
     ------
     ConfigError : it has heard all speakers, or does not say whom
     """
-    split, model = strangers(bundle, clips), Model(bundle)
+    split, model = strangers(bundle, clips), Model(bundle, num_threads=available_cores())
     predictions = score_clips([clips[k] for k in split.test], model, CLEAN_LINE, split=split.name)
     about = {"protocol": "cross-corpus", "line": CLEAN_LINE, "train_only": [], "heard": len(clips) - len(split.test)}
     return _measured(bundle, clips, [split], lambda name: model, predictions, options, report) | about
