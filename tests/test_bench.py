@@ -95,6 +95,16 @@ def test_a_profile_has_a_row_for_each_material(tiny_bundle, tmp_path):
 
 
 @pytest.mark.usefixtures("bench_folder")
+def test_scaling_has_a_line_for_each_case(tiny_bundle):
+    from scaling import Case, measure
+
+    head, _, first, second = measure([Case("few", 3, 2.0, 1), Case("long", 1, 20.0)], str(tiny_bundle.folder))
+    assert first.startswith("| few | 3 | 0.0 | ")
+    assert second.startswith("| long | 1 | 0.0 | ")
+    assert {line.count("|") for line in (head, first, second)} == {10}
+
+
+@pytest.mark.usefixtures("bench_folder")
 def test_a_peer_that_is_not_installed_is_left_out(tmp_path):
     from bench import measure_peer
 

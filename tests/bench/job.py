@@ -27,7 +27,7 @@ class JobResult:
 
     ``seconds`` is wall time, Python's start included. ``num_windows`` and ``num_speech`` count windows of all
     channels, ``num_scored`` those of the scored channel. Memory is resident and sampled; pages that processes share
-    count in each of them.
+    count in each of them. ``worker_growth_mb`` is what a worker's peak lies above that of the run's first fifth.
     """
 
     seconds: float
@@ -39,6 +39,7 @@ class JobResult:
     peak_all_mb: float
     peak_driver_mb: float
     peak_worker_mb: float
+    worker_growth_mb: float = 0.0
 
     @property
     def x_realtime(self) -> float:
@@ -46,10 +47,11 @@ class JobResult:
         return self.audio_s / self.seconds
 
 
-def run_job(inputs: Path, out: Path, model: str) -> JobResult:
-    """Score ``inputs`` with the default number of workers."""
+def run_job(inputs: Path, out: Path, model: str, workers: int | None = None) -> JobResult:
+    """Score ``inputs`` with so many workers, or the default number."""
+    command = [*_command(inputs, out, model), *([] if workers is None else ["--workers", str(workers)])]
     started = time.perf_counter()
-    process = subprocess.Popen(_command(inputs, out, model), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     with MemoryWatch(process.pid) as memory:
         _, told = process.communicate()
         seconds = time.perf_counter() - started
@@ -67,6 +69,7 @@ def run_job(inputs: Path, out: Path, model: str) -> JobResult:
         peak_all_mb=memory.all_bytes / _MB,
         peak_driver_mb=memory.driver_bytes / _MB,
         peak_worker_mb=memory.worker_bytes / _MB,
+        worker_growth_mb=memory.worker_growth_bytes / _MB,
     )
 
 
@@ -105,11 +108,12 @@ class MemoryWatch:
     """Samples the resident memory of a process and all its descendants until left.
 
     Peaks in bytes: ``all_bytes`` of the sum, ``driver_bytes`` of the process, ``worker_bytes`` of its largest
-    descendant.
+    descendant, ``worker_growth_bytes`` of that beyond its peak in the first fifth of the time.
     """
 
     def __init__(self, pid: int) -> None:
-        self.all_bytes = self.driver_bytes = self.worker_bytes = 0
+        self.all_bytes = self.driver_bytes = 0
+        self._largest_workers: list[int] = [0]
         self._process = psutil.Process(pid)
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -130,7 +134,15 @@ class MemoryWatch:
             workers = [_resident_bytes(child) for child in _descendants(self._process)]
             self.all_bytes = max(self.all_bytes, driver + sum(workers))
             self.driver_bytes = max(self.driver_bytes, driver)
-            self.worker_bytes = max(self.worker_bytes, *workers, 0)
+            self._largest_workers.append(max(workers, default=0))
+
+    @property
+    def worker_bytes(self) -> int:
+        return max(self._largest_workers)
+
+    @property
+    def worker_growth_bytes(self) -> int:
+        return self.worker_bytes - max(self._largest_workers[: len(self._largest_workers) // 5 + 1])
 
 
 def _descendants(process: psutil.Process) -> list[Any]:
