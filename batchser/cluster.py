@@ -15,7 +15,7 @@ _CONNECT_S: Final = 15.0
 #: time as all our arithmetic and saves no memory at the peak. These keep what one batch leaves for the next.
 WORKER_ENVIRONMENT: Final = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), 1),
-    "MALLOC_MMAP_THRESHOLD_": 2**26,
+    "MALLOC_MMAP_THRESHOLD_": 2**25,  # the most that every glibc takes
     "MALLOC_TRIM_THRESHOLD_": 2**28,
 }
 

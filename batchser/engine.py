@@ -32,7 +32,7 @@ _SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1, "ENABLE
 class Compiled:
     """A network that was described, ready to score: float32 (B, steps, features), any B → its logits.
 
-    It works on ``num_threads`` cores; threads that call it take turns.
+    It works on ``num_threads`` cores; threads that call it take turns. Inputs are finite: of others it makes numbers.
     """
 
     def __init__(self, graph: ov.Model, num_threads: int) -> None:

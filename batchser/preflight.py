@@ -19,15 +19,15 @@ from batchser.errors import AudioError, ConfigError
 from batchser.manifest import UNKNOWN_SECONDS, read_inputs
 from batchser.pipeline import channel_roles, score_recordings, scored_channels
 from batchser.records import AudioInfo, Recording
-from batchser.scoring import Model, load_model
+from batchser.scoring import Model, choose_engine, load_model
 from batchser.settings import ENGINES, LimitSettings, RunSettings, available_cores
 from batchser.tables import reserved_columns
 
 _CHUNK: Final = 256
-_THREADS: Final = 8  # headers wait for disks and networks, not for processors
+_THREADS: Final = 8  # in all: headers wait for disks and networks more than for processors
 _CALIBRATION_S: Final = 600.0
 _START_UP_S: Final = 5.0  # processes start and load the model, and end
-_SIDE_BY_SIDE: Final = 0.85  # processes that share caches and memory are each so much slower than one alone
+_SIDE_BY_SIDE: Final = 0.85  # the speed of a process beside others, that share caches and memory, over one alone
 _FAULTS_SHOWN: Final = 20
 
 
@@ -49,20 +49,21 @@ class Header:
         return self.info.duration_s if self.info else 0.0
 
 
-def read_headers(recordings: Sequence[Recording], limits: LimitSettings, *, isolated: bool) -> list[Header]:
+def read_headers(recordings: Sequence[Recording], limits: LimitSettings, processes: int) -> list[Header]:
     """Read the header of every recording, in order.
 
-    With ``isolated`` this is done in processes of its own: a file that kills its decoder already here costs its own
-    header, and its row is left to a worker's process.
+    This is done in so many ``processes`` of its own: a file that kills its decoder already here costs its own header,
+    and its row is left to a worker's process. 0: in this one.
     """
-    if not isolated:
-        return _read_chunk(recordings, limits)
+    if not processes:
+        return _read_chunk(recordings, limits, _THREADS)
     headers: list[Header] = []
     waiting = deque(recordings[k : k + _CHUNK] for k in range(0, len(recordings), _CHUNK))
-    processes = max(1, min(available_cores(), len(waiting)))
+    processes = max(1, min(processes, len(waiting)))
     while waiting:
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), **_IGNORE_CTRL_C) as pool:
-            running = deque((chunk, pool.submit(_read_chunk, chunk, limits)) for chunk in waiting)
+            threads = max(1, _THREADS // processes)
+            running = deque((chunk, pool.submit(_read_chunk, chunk, limits, threads)) for chunk in waiting)
             waiting.clear()
             while running:
                 chunk, future = running.popleft()
@@ -80,8 +81,8 @@ def read_headers(recordings: Sequence[Recording], limits: LimitSettings, *, isol
     return headers
 
 
-def _read_chunk(recordings: Sequence[Recording], limits: LimitSettings) -> list[Header]:
-    with ThreadPoolExecutor(_THREADS) as pool:
+def _read_chunk(recordings: Sequence[Recording], limits: LimitSettings, threads: int) -> list[Header]:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda recording: _read_header(recording, limits), recordings))
 
 
@@ -214,9 +215,11 @@ def survey(
     ConfigError : the inputs or the model are not usable
     """
     bundle = find_bundle(model, search)
+    engine = choose_engine(bundle, engine)
     recordings = read_inputs(inputs, reserved_columns(bundle.labels)).recordings
+    processes = available_cores() if workers is None else workers
     started = time.perf_counter()
-    headers = read_headers(recordings, settings.limits, isolated=workers != 0)
+    headers = read_headers(recordings, settings.limits, processes)
     headers_s = time.perf_counter() - started
     warning = None
     try:
@@ -225,10 +228,10 @@ def survey(
         warning = str(error)
     infos = [header.info for header in headers if header.info is not None]
     total_s = sum(info.duration_s or 0.0 for info in infos)
-    processes = max(1, available_cores() if workers is None else workers)
-    together = processes * (_SIDE_BY_SIDE if processes > 1 else 1.0)
-    loaded = load_model(Path(bundle.folder or "."), bundle.sha256, engine_name=engine)
+    num_threads = 1 if processes else available_cores()
+    loaded = load_model(Path(bundle.folder or "."), bundle.sha256, num_threads, engine)
     speed = calibrate(headers, loaded, settings)
+    longest_s = max((info.duration_s or 0.0 for info in infos), default=0.0)
     return Survey(
         recordings=len(headers),
         hours=round(total_s / 3600, 4),
@@ -239,6 +242,15 @@ def survey(
         faults=[(header.recording.call_id, header.fault) for header in headers if header.fault is not None],
         warning=warning,
         x_realtime=None if speed is None else round(speed, 1),
-        workers=processes,
-        run_minutes=None if speed is None else round((_START_UP_S + headers_s + total_s / speed / together) / 60, 2),
+        workers=max(1, processes),
+        run_minutes=None if speed is None else round((headers_s + run_s(total_s, longest_s, speed, processes)) / 60, 2),
     )
+
+
+def run_s(total_s: float, longest_s: float, speed: float, processes: int) -> float:
+    """Seconds that a run takes where one process scores ``speed`` seconds of audio a second.
+
+    No quicker than its longest recording, which one process scores alone.
+    """
+    together = processes * _SIDE_BY_SIDE if processes > 1 else 1.0
+    return _START_UP_S + max(total_s / together, longest_s) / speed

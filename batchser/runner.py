@@ -37,7 +37,7 @@ _MIN_SHARD_S: Final = 60.0
 _MAX_SHARD_S: Final = 3 * 3600.0
 _WARM_UP_TRIES: Final = 3
 _IN_FLIGHT_PER_WORKER: Final = 2
-_WORKER_BYTES: Final = 1_300_000_000  # what a worker weighs at its peak (make bench)
+_WORKER_BYTES: Final = 1_300_000_000  # what a worker weighs at its peak in TensorFlow (make bench); in OpenVINO half
 
 
 class RunError(BatchserError):
@@ -136,7 +136,7 @@ def run(job: Job, progress: Progress) -> Report:
         if finished:
             progress.say(f"resuming: {len(finished)} of {len(manifest.recordings)} recordings are done")
         progress.say(f"reading {len(missing)} headers")
-        headers = read_headers(missing, job.settings.limits, isolated=job.workers != 0)
+        headers = read_headers(missing, job.settings.limits, _header_processes(job))
         if not finished:
             refuse_if_nothing_is_scored(headers, job.settings)
         _score_missing(job, bundle, opened, headers, progress)
@@ -154,8 +154,7 @@ def _checked(job: Job) -> tuple[Bundle, Manifest]:
     try:
         bundle = find_bundle(job.model, job.search)
         check_libraries(bundle.features)
-        if job.engine != ENGINES[0]:  # each worker chooses for itself
-            choose_engine(bundle, job.engine)
+        choose_engine(bundle, job.engine)
     except ConfigError as error:
         faults += error.faults
     try:
@@ -221,7 +220,8 @@ def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Head
         sizes=job.sizes,
         parts=opened.parts,
         num_threads=available_cores() if here else 1,
-        engine=job.engine,
+        # Chosen here for workers here; those of a scheduler choose for themselves.
+        engine=job.engine if job.scheduler else choose_engine(bundle, job.engine),
     )
     if here:
         for shard in shards_for(1):
@@ -231,6 +231,12 @@ def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Head
         # Even one shard gets a process of its own: a recording that kills its process must not kill the driver.
         with open_cluster(job.scheduler, min(workers, len(shards_for(workers))), progress.say) as client:
             _score_over_dask(client, task, shards_for(num_workers(client)), done)
+
+
+def _header_processes(job: Job) -> int:
+    if job.scheduler is not None:  # this machine only looks on
+        return 1
+    return default_workers() if job.workers is None else job.workers
 
 
 def default_workers() -> int:

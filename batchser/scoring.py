@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -84,28 +85,35 @@ def choose_engine(bundle: Bundle, wanted: str = "auto") -> str:
 
     Raises
     ------
-    ConfigError : ``wanted`` is no engine, or OpenVINO does not have this bundle's networks
+    ConfigError : ``wanted`` is no engine, or OpenVINO is not installed or does not have this bundle's networks
     """
     if wanted not in ENGINES:
         raise ConfigError(f"engine: received {wanted!r}, expected one of {', '.join(ENGINES)}")
-    missing = [spec.name for spec in (bundle.network, bundle.gate_network) if not engine.is_described(spec)]
-    if wanted == "openvino" and missing:
-        raise ConfigError(f"engine: OpenVINO does not run {', '.join(missing)}, a network of {bundle.name}; say auto")
-    if wanted != "auto":
+    if wanted == "tensorflow":
         return wanted
-    if missing or importlib.util.find_spec("openvino") is None or num_gpus():
-        return "tensorflow"
-    return "openvino"
+    missing = [spec.name for spec in (bundle.network, bundle.gate_network) if not engine.is_described(spec)]
+    installed = importlib.util.find_spec("openvino") is not None
+    if wanted == "auto":
+        return "openvino" if installed and not missing and not num_gpus() else "tensorflow"
+    if missing:
+        raise ConfigError(f"engine: OpenVINO does not run {', '.join(missing)}, a network of {bundle.name}; say auto")
+    if not installed:
+        raise ConfigError("engine: OpenVINO is not installed; install openvino, or say auto")
+    return wanted
 
 
+@functools.cache
 def num_gpus() -> int:
-    """Count the GPUs that TensorFlow finds; it is not even loaded where no device is in sight."""
+    """Count the GPUs that TensorFlow finds.
+
+    Asked in a process of its own, and only where a device is in sight: if none can be used, nothing heavy has been
+    loaded here.
+    """
     if not any(Path(device).exists() for device in _GPU_DEVICES):
         return 0
-    start_tensorflow(1)
-    import tensorflow as tf
-
-    return len(tf.config.list_physical_devices("GPU"))
+    program = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return 0 if told.returncode else int(told.stdout.split()[-1])
 
 
 class Model:
@@ -132,6 +140,7 @@ class Model:
         self.engine = choose_engine(bundle, engine_name)
         if self.engine == "tensorflow":
             start_tensorflow(num_threads)
+            _multiply_exactly()
         #: The fewest windows that are worth a call of the network.
         self.batch_windows = _GPU_SLICE_WINDOWS if self.engine == "tensorflow" and num_gpus() else 1
         arrays = read_weights(bundle) if arrays is None else arrays
@@ -165,6 +174,13 @@ class Model:
         starts = range(0, len(prepared), slice_windows)
         logits = np.concatenate([np.asarray(self._emotion(prepared[k : k + slice_windows])) for k in starts])
         return softmax(logits / np.float32(self.bundle.temperature))
+
+
+def _multiply_exactly() -> None:
+    """Keep a GPU from rounding float32 products to TF32, whose ten bits would show in a probability."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def _in_tensorflow(

@@ -16,6 +16,16 @@ from batchser.errors import BundleError, ConfigError
 from batchser.records import KINDS
 from batchser.scoring import Model, choose_engine, inference, num_gpus
 
+
+@pytest.fixture(autouse=True)
+def no_gpu_in_sight(monkeypatch):
+    """Whatever the machine that tests has."""
+    num_gpus.cache_clear()
+    monkeypatch.setattr(scoring, "_GPU_DEVICES", ())
+    yield
+    num_gpus.cache_clear()
+
+
 CONV_DUAL_LSTM = [
     {},
     {"units": [16]},
@@ -140,16 +150,26 @@ def test_tensorflow_scores_where_it_finds_a_gpu_or_openvino_is_not_there(tiny_bu
     monkeypatch.setattr(scoring, "num_gpus", lambda: 0)
     monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None)
     assert choose_engine(tiny_bundle) == "tensorflow"
+    with pytest.raises(ConfigError, match="engine: OpenVINO is not installed"):
+        choose_engine(tiny_bundle, "openvino")
 
 
-def test_gpus_are_looked_for_only_where_a_device_is_in_sight(tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "_GPU_DEVICES", (str(tmp_path / "none"),))
-    monkeypatch.setattr(scoring, "start_tensorflow", lambda _: pytest.fail("TensorFlow was loaded"))
+@pytest.mark.parametrize(("code", "told", "count"), [(0, "2\n", 2), (0, "0\n", 0), (1, "", 0)])
+def test_gpus_are_looked_for_in_another_process_where_a_device_is_in_sight(tmp_path, monkeypatch, code, told, count):
+    asked = []
+
+    def answer(command, **_):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, code, told, "")
+
+    monkeypatch.setattr(scoring.subprocess, "run", answer)
+    monkeypatch.setattr(scoring, "_GPU_DEVICES", (str(tmp_path / "device"),))
     assert num_gpus() == 0
-    (tmp_path / "some").touch()
-    monkeypatch.setattr(scoring, "_GPU_DEVICES", (str(tmp_path / "some"),))
-    monkeypatch.setattr(scoring, "start_tensorflow", lambda _: None)
-    assert num_gpus() == 0  # a device, but no GPU that TensorFlow finds on the machine that tests
+    assert asked == []
+    (tmp_path / "device").touch()
+    num_gpus.cache_clear()
+    assert [num_gpus(), num_gpus()] == [count, count]
+    assert len(asked) == 1
 
 
 def test_scoring_does_not_load_tensorflow(tiny_bundle, tmp_path):
@@ -157,8 +177,9 @@ def test_scoring_does_not_load_tensorflow(tiny_bundle, tmp_path):
     program = """if True:
         import sys
         from pathlib import Path
-        from batchser.scoring import load_model
-        load_model(Path(sys.argv[1]), sys.argv[2])
+        from batchser import scoring
+        scoring._GPU_DEVICES = ()
+        scoring.load_model(Path(sys.argv[1]), sys.argv[2])
         print(sorted({"tensorflow", "keras", "torch"} & set(sys.modules)))
     """
     command = [sys.executable, "-c", program, str(tiny_bundle.folder), tiny_bundle.sha256]

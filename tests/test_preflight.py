@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from batchser import preflight
 from batchser.audio import probe
 from batchser.bundle import Bundle
 from batchser.errors import ConfigError
-from batchser.preflight import Header, Survey, calibrate, read_headers, refuse_if_nothing_is_scored, survey
+from batchser.preflight import Header, Survey, calibrate, read_headers, refuse_if_nothing_is_scored, run_s, survey
 from batchser.records import AudioInfo, Recording
 from batchser.scoring import Model
 from batchser.settings import LimitSettings, RunSettings
@@ -25,14 +26,14 @@ def stereo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def headers_of(*recordings: Recording) -> list[Header]:
-    return read_headers(recordings, LimitSettings(), isolated=False)
+    return read_headers(recordings, LimitSettings(), 0)
 
 
 def test_headers_come_in_order_with_their_faults(tmp_path: Path, stereo: Path) -> None:
     (tmp_path / "text.wav").write_text("This is no recording, though it is named like one.\n", encoding="utf-8")
     paths = [tmp_path / "missing.wav", stereo, tmp_path / "text.wav", *[stereo] * 20]
     recordings = [recording(path, index) for index, path in enumerate(paths)]
-    headers = read_headers(recordings, LimitSettings(), isolated=True)
+    headers = read_headers(recordings, LimitSettings(), 1)
     assert [header.recording for header in headers] == recordings
     assert [header.fault is None for header in headers] == [False, True, False, *[True] * 20]
     assert "no such file" in (headers[0].fault or "")
@@ -42,7 +43,7 @@ def test_headers_come_in_order_with_their_faults(tmp_path: Path, stereo: Path) -
 
 
 def test_limits_are_those_of_the_run(stereo: Path) -> None:
-    (header,) = read_headers([recording(stereo)], LimitSettings(max_duration_s=3.0), isolated=False)
+    (header,) = read_headers([recording(stereo)], LimitSettings(max_duration_s=3.0), 0)
     assert "4 s or more, expected at most 3 s" in (header.fault or "")
 
 
@@ -118,7 +119,19 @@ def test_speed_is_measured_where_every_recording_is_long(
     assert set(scored) == {"long"}
 
 
-def test_a_survey_counts_what_is_there(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_survey_counts_what_is_there(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def slowly(*what) -> list[Header]:  # type: ignore[no-untyped-def]
+        time.sleep(0.7)
+        return read_headers(*what)
+
+    def a_minute(*what) -> float:  # type: ignore[no-untyped-def]
+        asked.append(what)
+        return 60.0
+
+    monkeypatch.setattr(preflight, "read_headers", slowly)
+    monkeypatch.setattr(preflight, "run_s", a_minute)
     whole = write(tmp_path / "a.wav", speechlike(6, 1))
     write(tmp_path / "b.flac", speechlike(12, 2), speechlike(12, 3))
     (tmp_path / "c.wav").write_bytes(whole.read_bytes()[: 44 + 2 * 3 * RATE_HZ])
@@ -133,9 +146,20 @@ def test_a_survey_counts_what_is_there(tiny_bundle: Bundle, tmp_path: Path) -> N
     assert found.warning is None
     assert found.workers == 3
     assert found.x_realtime is not None
-    least = (5 + 21 / found.x_realtime / (3 * 0.85)) / 60
-    assert least - 0.01 < found.run_minutes < least + 0.2  # with what the headers took
+    ((total_s, longest_s, speed, processes),) = asked
+    assert (total_s, longest_s, processes) == (pytest.approx(21), pytest.approx(12), 3)
+    assert speed == pytest.approx(found.x_realtime, abs=0.1)
+    assert found.run_minutes is not None
+    assert found.run_minutes > 1.0  # with what the headers took
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "b.flac", "c.wav", "d.wav"}
+
+
+def test_a_run_takes_its_start_and_no_less_than_its_longest_recording() -> None:
+    start_s = run_s(0, 0, 1000, 2)
+    assert run_s(36_000, 300, 1000, 1) == pytest.approx(start_s + 36)
+    assert 18 < run_s(36_000, 300, 1000, 2) - start_s < 36
+    assert run_s(36_000, 36_000, 1000, 2) == pytest.approx(start_s + 36)
+    assert run_s(36_000, 300, 1000, 0) == pytest.approx(start_s + 36)
 
 
 def test_a_survey_is_a_page_for_people() -> None:
@@ -181,12 +205,11 @@ def test_a_file_that_kills_its_decoder_costs_its_own_header(
 ) -> None:
     recordings = [Recording(k, "deadly" if k in deadly else str(k), str(stereo)) for k in range(9)]
     monkeypatch.setattr(preflight, "_CHUNK", chunk)
-    monkeypatch.setattr(preflight, "available_cores", lambda: 3)
     # A spawned process would not see what is patched here.
     forking = multiprocessing.get_context("fork")
     monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: forking)
     monkeypatch.setattr(preflight.audio, "probe", probe_that_dies)
-    headers = read_headers(recordings, LimitSettings(), isolated=True)
+    headers = read_headers(recordings, LimitSettings(), 3)
     assert [header.recording for header in headers] == recordings
     assert {header.recording.index for header in headers if header.info is None} == deadly
     assert {header.fault for header in headers if header.info is None} == {"the process that read its header died"}

@@ -30,7 +30,7 @@ _CONTRAST_QUANTILE = 0.02  # librosa.feature.spectral_contrast's default
 HARMONIC_HZ = 900.0  # where voices are harmonic: a bin's weight for pitch falls with frequency as exp(−(f / 900)²)
 _PITCH_EDGES_HZ = (80.0, 1800.0)  # hum lies below; above, weights are next to nothing
 _CHUNK_WINDOWS = 4  # frames and spectra of this many windows stay in the processor's cache
-_MEL_GROUPS = 4  # mel filters are narrow: in groups, each over the bins that it hears, they are a third of the work
+_MEL_GROUPS = 4  # mel filters are narrow: in groups, each over the bins that it hears, they are a quarter of the work
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ def milliseconds(folder: Path) -> dict[str, float]:
     from batchser.scoring import Model, start_tensorflow
 
     start_tensorflow(1)
-    model = Model(open_bundle(folder))
+    model = Model(open_bundle(folder), engine_name="tensorflow")  # one engine for all rows
     features = model.bundle.features
     found = {}
     for batch, passes in ((1, 100), (256, 3)):

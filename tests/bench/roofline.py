@@ -1,7 +1,7 @@
 """How near our stages are to their own arithmetic: the same matrix products and transforms with nothing around them.
 
 ``scoring_ms`` is what the engine needs for the products of the network's layers at their shapes; ``features_ms`` what
-the FFT and the matrices of the features need. Both in milliseconds a window, one thread.
+the FFT and the matrices of mel and pitch need. Both in milliseconds a window, one thread.
 """
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ class Roofline:
     features_ms: float
 
 
-def measure_roofline(bundle: Bundle) -> Roofline:
-    """Time the products of a bundle's emotion network, and the transforms of one channel's features."""
+def measure_roofline(bundle: Bundle) -> Roofline | None:
+    """Time the products of a bundle's emotion network, and the transforms of its features.
+
+    None for networks that only TensorFlow runs, and for features other than mel and pitch.
+    """
+    if not engine.is_described(bundle.network) or not set(bundle.features.names) <= {"mel", "pitch"}:
+        return None
     features = bundle.features
     shape = (features.num_steps, features.num_features)
     graph = engine.describe(
