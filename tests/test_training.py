@@ -31,7 +31,7 @@ from batchser.training import fit as fitting
 from batchser.training import train as training
 from batchser.training.corpora import Clip, find_audio
 from batchser.training.distil import Teaching, taught_targets
-from batchser.training.emotion_lesson import TrainingSet, teacher_jobs, teaching
+from batchser.training.emotion_lesson import TrainingSet, emotion_jobs, teacher_jobs, teaching
 from batchser.training.examples import GateSounds, emotion_window, gate_window, make_take, place, running_sum
 from batchser.training.fit import (
     Draws,
@@ -785,6 +785,10 @@ def test_numbers_out_of_range_are_told_when_the_recipe_is_read(tmp_path, changes
             {"fit": FitSettings(corpus_weights={"TESS": 0.3, "CREMA-D": 2})},
             r"fit\.corpus_weights: received TESS, expected some of CREMA-D$",
         ),
+        (
+            {"fit": FitSettings(validation_corpora=("CREMA-D", "RAVDESS"))},
+            r"fit\.validation_corpora: received RAVDESS, expected some of CREMA-D$",
+        ),
     ],
 )
 def test_what_does_not_fit_the_network_is_told_before_anything_starts(recipe, data, tmp_path, changes, sentence):
@@ -896,6 +900,28 @@ def test_a_corpus_of_less_weight_is_drawn_less_often_than_balance_has_it(recipe,
     drawn = np.concatenate([draw_order(np.random.default_rng(k), np.arange(660), draws) for k in range(20)])
     assert (drawn >= 600).mean() == pytest.approx(share, abs=0.02)
     assert (drawn % 60 < 30).mean() == pytest.approx(1 / 2, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [((), {"CREMA-D", "RAVDESS"}), (("CREMA-D",), {"CREMA-D"}), (("TESS",), {"CREMA-D", "RAVDESS"})],
+)
+def test_validation_may_be_on_some_of_the_tested_corpora_alone(recipe, tmp_path, named, expected):
+    clips = [
+        Clip(corpus, tmp_path / f"{corpus}-{speaker}-{label}.wav", str(speaker), label, None)
+        for corpus, speakers in (("CREMA-D", 20), ("RAVDESS", 10), ("TESS", 2))
+        for speaker in range(speakers)
+        for label in ("happy", "sad")
+    ]
+    tested = [k for k, clip in enumerate(clips) if clip.corpus != "TESS" and clip.speaker in ("0", "1")]
+    split = Split("0", np.setdiff1d(np.arange(len(clips)), tested), np.array(tested))
+    settings = dataclasses.replace(recipe.fit, validation_corpora=named, validation_speakers=6)
+    training_set = TrainingSet(dataclasses.replace(recipe, fit=settings), tuple(clips), tmp_path)
+    for (task, *_), rows in zip(emotion_jobs(training_set, [split], None), (split.train, np.arange(64)), strict=True):
+        assert {clips[k].corpus for k in task.valid} == expected
+        speakers = {(clips[k].corpus, clips[k].speaker) for k in task.valid}
+        assert speakers.isdisjoint((clips[k].corpus, clips[k].speaker) for k in task.train)
+        assert sorted([*task.train, *task.valid]) == rows.tolist()
 
 
 def test_a_network_begins_the_same_whatever_other_threads_draw():

@@ -111,6 +111,7 @@ def emotion_jobs(training: TrainingSet, splits: Sequence[Split], base: Base | No
         fitted_on.append((SHIPPED, np.arange(len(training.clips), dtype=np.int32)))
     targets, draws = training.targets(), training.draws()
     tested = {clip.corpus for clip in training.clips} - set(protocols.train_only(training.clips, splits))
+    tested = tested & set(recipe.fit.validation_corpora) or tested
     models = start_models(recipe, base, training.clips, splits)
     jobs = []
     for number, (name, rows) in enumerate(fitted_on):

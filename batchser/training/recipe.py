@@ -111,13 +111,15 @@ class FitSettings:
     ``corpus-class`` (each class of each corpus) named in it comes up equally often; with ``class`` and ``corpus``
     alone, a class that one corpus has to itself fills far more than its share of that corpus. ``corpus_weights`` says
     of corpora how many times as often as that their clips are drawn. Calibration's offsets count clips so too.
-    ``vote_share`` of a target is the listeners' votes, where a clip has some. ``validation_speakers`` are kept for
-    early stopping and calibration, or a ``validation_share`` of the clips under protocols that do not tell speakers
-    apart, the first ``validation_copies`` windows of each. Calibration finds a temperature and, with ``label_offsets``,
-    an offset for each label. The weights kept are the mean of the last ``average_epochs`` epochs, where they do better
-    on the validation clips than the best epoch. With ``norm_windows``, batch norms' means and variances are found anew
-    after every epoch, on so many training windows without dropout: those kept while training lag behind, and behind
-    dropouts are of wider inputs than a network in use has (Li et al. 2019; ``update_bn`` of Izmailov et al. 2018).
+    ``vote_share`` of a target is the listeners' votes, where a clip has some. ``validation_speakers`` of the
+    corpora that are tested (or of the ``validation_corpora`` among them alone: the others then train with every
+    speaker) are kept for early stopping and calibration, or a ``validation_share`` of the clips under protocols
+    that do not tell speakers apart, the first ``validation_copies`` windows of each. Calibration finds a
+    temperature and, with ``label_offsets``, an offset for each label. The weights kept are the mean of the last
+    ``average_epochs`` epochs, where they do better on the validation clips than the best epoch. With
+    ``norm_windows``, batch norms' means and variances are found anew after every epoch, on so many training windows
+    without dropout: those kept while training lag behind, and behind dropouts are of wider inputs than a network in
+    use has (Li et al. 2019; ``update_bn`` of Izmailov et al. 2018).
     ``precision`` is ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU or a processor with AMX (with AVX-512
     alone it gained nothing: 2.3 ms against 2.9 ms a window).
     """
@@ -145,6 +147,7 @@ class FitSettings:
     noise_probability: float = 0.0
     noise_snr_db: tuple[float, float] = (0.0, 40.0)
     validation_speakers: int = 7
+    validation_corpora: tuple[str, ...] = ()
     validation_share: float = 0.1
     validation_copies: int = 2
     label_offsets: bool = True
@@ -171,6 +174,8 @@ class FitSettings:
         ]
         if not isinstance(balance, tuple):
             faults.append(f"balance: received {balance!r}, expected a list of {', '.join(BALANCES)}")
+        if not isinstance(self.validation_corpora, tuple):
+            faults.append(f"validation_corpora: received {self.validation_corpora!r}, expected a list of corpora")
         faults += _snr_faults(self.noise_snr_db)
         weights: Any = self.corpus_weights
         if not isinstance(weights, Mapping) or not all(is_weight(weight) and weight for weight in weights.values()):
@@ -244,7 +249,14 @@ class Recipe:
                 ("teacher_fit", "say it in [fit], it is both's"),
                 ("gate_fit", "it is for [fit]: what the gate is taught is composed for it"),
             )
-            for name in ("balance", "corpus_weights", "vote_share", "validation_speakers", "validation_share")
+            for name in (
+                "balance",
+                "corpus_weights",
+                "vote_share",
+                "validation_speakers",
+                "validation_corpora",
+                "validation_share",
+            )
             if getattr(getattr(self, fit), name) != getattr(plain, name)
         ]
         faults += [

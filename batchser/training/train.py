@@ -256,9 +256,10 @@ def check_clips(clips: Sequence[Clip], recipe: Recipe) -> None:
     if recipe.line not in available():
         faults.append(f"line: received {recipe.line!r}, expected one of {', '.join(available())}")
     corpora = sorted({clip.corpus for clip in clips})
-    unweighed = [name for name in recipe.fit.corpus_weights if name not in corpora]
-    if unweighed:
-        faults.append(f"fit.corpus_weights: received {', '.join(unweighed)}, expected some of {', '.join(corpora)}")
+    named = {"corpus_weights": recipe.fit.corpus_weights, "validation_corpora": recipe.fit.validation_corpora}
+    for key, names in named.items():
+        if unknown_names := [name for name in names if name not in corpora]:
+            faults.append(f"fit.{key}: received {', '.join(unknown_names)}, expected some of {', '.join(corpora)}")
     if unknown:
         faults.append(f"labels: the corpora also hold {', '.join(unknown)}, which the recipe does not name")
     specs = [("network", recipe.network, shape), ("gate_network", recipe.gate_network, gate_shape)]
