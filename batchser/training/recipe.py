@@ -174,8 +174,9 @@ class FitSettings:
         ]
         if not isinstance(balance, tuple):
             faults.append(f"balance: received {balance!r}, expected a list of {', '.join(BALANCES)}")
-        if not isinstance(self.validation_corpora, tuple):
-            faults.append(f"validation_corpora: received {self.validation_corpora!r}, expected a list of corpora")
+        validated: Any = self.validation_corpora
+        if not isinstance(validated, tuple):
+            faults.append(f"validation_corpora: received {validated!r}, expected a list of corpora")
         faults += _snr_faults(self.noise_snr_db)
         weights: Any = self.corpus_weights
         if not isinstance(weights, Mapping) or not all(is_weight(weight) and weight for weight in weights.values()):
