@@ -743,6 +743,11 @@ def test_an_unknown_recipe_is_told_with_those_that_exist(tmp_path):
         ("[teacher_fit]\ncorpus_weights = {TESS = 2}\n", "teacher_fit.corpus_weights: received {'TESS': 2}; say it in"),
         ('[gate_fit]\nbalance = ["class"]\n', "gate_fit.balance: received ('class',); it is for [fit]"),
         ("[fit]\ncorpus_weights = {TESS = inf}\n", "fit.corpus_weights: received {'TESS': inf}"),
+        ('[fit]\nvalidation_corpora = "TESS"\n', "fit.validation_corpora: received 'TESS', expected a list of corpora"),
+        (
+            '[teacher_fit]\nvalidation_corpora = ["TESS"]\n',
+            "teacher_fit.validation_corpora: received ('TESS',); say it",
+        ),
         (
             "[augment]\ncodecs = {mu-law = inf}\n",
             "augment.codecs: received {'mu-law': inf}, expected a table of weights",
