@@ -32,14 +32,18 @@ _HISS: Final = 10 ** (-65 / 20)  # no piece is quite like another, and no pause 
 
 def make_calls(folder: Path, hours: float) -> list[Path]:
     """Write calls of five minutes (one shorter call where ``hours`` are fewer) and a manifest.csv that names them."""
-    sources = _sources()
     call_s = min(CALL_S, hours * 3600)
-    num_calls = max(1, round(hours * 3600 / call_s))
+    return write_calls(folder, max(1, round(hours * 3600 / call_s)), call_s)
+
+
+def write_calls(folder: Path, count: int, seconds: float) -> list[Path]:
+    """Write calls of one length, of which MOST_DISTINCT differ, and a manifest.csv that names them."""
+    sources = _sources()
     calls: list[Path] = []
-    for number in range(num_calls):
+    for number in range(count):
         path = folder / f"call-{number:05d}.wav"
         if number < MOST_DISTINCT:
-            write_call(path, call_s, seed=number, sources=sources)
+            write_call(path, seconds, seed=number, sources=sources)
         else:
             _same_file(calls[number % MOST_DISTINCT], path)
         calls.append(path)

@@ -8,8 +8,6 @@ outside. *grown* is what a worker's peak lies above that of the first fifth of i
 
 from __future__ import annotations
 
-import csv
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from typing import Final
 
 import click
 from job import run_job
-from material import MOST_DISTINCT, ROLES, write_call
+from material import write_calls
 
 from batchser.settings import DEFAULT_MODEL
 
@@ -43,29 +41,14 @@ CASES: Final = (
 )
 
 
-def make_case(folder: Path, case: Case) -> Path:
-    """Write a case's recordings, of which twelve differ, and the manifest that names them."""
-    names = [f"{number:06d}.wav" for number in range(case.count)]
-    for number, name in enumerate(names):
-        if number < MOST_DISTINCT:
-            write_call(folder / name, case.seconds, seed=number)
-        else:
-            os.link(folder / names[number % MOST_DISTINCT], folder / name)
-    manifest = folder / "manifest.csv"
-    with manifest.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "roles"])
-        rows.writerows([name, ",".join(ROLES)] for name in names)
-    return manifest
-
-
 def measure(cases: list[Case], model: str) -> Iterator[str]:
     """Run the cases and give a line of a Markdown table for each, under a head."""
     yield "| | recordings | hours | seconds | ms a recording | × real time | driver MB | worker MB | grown MB |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for case in cases:
         with tempfile.TemporaryDirectory(prefix="batchser-scaling-") as name:
-            found = run_job(make_case(Path(name), case), Path(name) / "out.parquet", model, case.workers)
+            write_calls(Path(name), case.count, case.seconds)
+            found = run_job(Path(name) / "manifest.csv", Path(name) / "out.parquet", model, case.workers)
         cells = [
             case.name, f"{case.count:,}", f"{found.audio_s / 3600:.1f}", f"{found.seconds:.1f}",
             f"{found.seconds / case.count * 1000:,.1f}", f"{found.x_realtime:,.0f}", f"{found.peak_driver_mb:.0f}",
