@@ -17,7 +17,7 @@ import click
 
 from batchser import __version__
 from batchser.errors import BatchserError, ConfigError
-from batchser.settings import DEFAULT_MODEL, ENGINES
+from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, ENGINES
 
 if TYPE_CHECKING:
     from batchser.runner import Report
@@ -117,7 +117,7 @@ _SCHEDULER = click.option(
     "--scheduler", metavar="ADDRESS", help="Work on the Dask cluster of this scheduler (tcp://host:8786).",
 )  # fmt: skip
 _ENGINE = click.option(
-    "--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True,
+    "--engine", type=click.Choice(ENGINES), default=AUTO_ENGINE, show_default=True,
     help="What runs the networks; answers are the same. auto: TensorFlow on a GPU that it finds and for networks that "
     "only it has, else OpenVINO.",
 )  # fmt: skip

@@ -23,7 +23,7 @@ from batchser.errors import AudioError, ConfigError
 from batchser.features import extract, frames_inside, log_mel
 from batchser.records import ROLES, SPEECH, AudioBlock, FloatArray, Outcome, Recording, WindowBatch, WindowScores
 from batchser.scoring import BatchScorer, Model, load_model
-from batchser.settings import DEFAULT_MODEL, ENGINES, RunSettings
+from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, RunSettings
 from batchser.windows import cut_windows, window_bounds_s
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def score_file(
     settings: RunSettings,
     model: str = DEFAULT_MODEL,
     search: Sequence[Path] = (),
-    engine: str = ENGINES[0],
+    engine: str = AUTO_ENGINE,
 ) -> pd.DataFrame:
     """Score one recording in this process; see ``batchser.score``."""
     from batchser.tables import segments_table

@@ -20,7 +20,7 @@ from batchser.manifest import UNKNOWN_SECONDS, read_inputs
 from batchser.pipeline import channel_roles, score_recordings, scored_channels
 from batchser.records import AudioInfo, Recording
 from batchser.scoring import Model, choose_engine, load_model
-from batchser.settings import ENGINES, LimitSettings, RunSettings, available_cores
+from batchser.settings import AUTO_ENGINE, LimitSettings, RunSettings, available_cores, default_workers
 from batchser.tables import reserved_columns
 
 _CHUNK: Final = 256
@@ -206,7 +206,7 @@ def survey(
     search: Sequence[Path],
     settings: RunSettings,
     workers: int | None,
-    engine: str = ENGINES[0],
+    engine: str = AUTO_ENGINE,
 ) -> Survey:
     """Read all headers, and measure this machine on a few minutes of the recordings.
 
@@ -217,7 +217,7 @@ def survey(
     bundle = find_bundle(model, search)
     engine = choose_engine(bundle, engine)
     recordings = read_inputs(inputs, reserved_columns(bundle.labels)).recordings
-    processes = available_cores() if workers is None else workers
+    processes = default_workers() if workers is None else workers
     started = time.perf_counter()
     headers = read_headers(recordings, settings.limits, processes)
     headers_s = time.perf_counter() - started

@@ -26,7 +26,7 @@ from batchser.pipeline import BatchSizes, score_recordings
 from batchser.preflight import Header, read_headers, refuse_if_nothing_is_scored
 from batchser.records import FAULTS, Outcome, Recording
 from batchser.scoring import Model, choose_engine, load_model
-from batchser.settings import DEFAULT_MODEL, ENGINES, RunSettings, available_cores, available_memory_bytes
+from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, RunSettings, available_cores, default_workers
 from batchser.sink import Finished, PartSink, Run, SinkError, checked_paths, open_run
 from batchser.tables import Provenance, Tally, reserved_columns
 
@@ -37,7 +37,6 @@ _MIN_SHARD_S: Final = 60.0
 _MAX_SHARD_S: Final = 3 * 3600.0
 _WARM_UP_TRIES: Final = 3
 _IN_FLIGHT_PER_WORKER: Final = 2
-_WORKER_BYTES: Final = 1_300_000_000  # what a worker weighs at its peak in TensorFlow (make bench); in OpenVINO half
 
 
 class RunError(BatchserError):
@@ -69,7 +68,7 @@ class Job:
     settings: RunSettings = field(default_factory=RunSettings)
     workers: int | None = None
     scheduler: str | None = None
-    engine: str = ENGINES[0]
+    engine: str = AUTO_ENGINE
     fresh: bool = False
     sizes: BatchSizes = field(default_factory=BatchSizes)
 
@@ -237,11 +236,6 @@ def _header_processes(job: Job) -> int:
     if job.scheduler is not None:  # this machine only looks on
         return 1
     return default_workers() if job.workers is None else job.workers
-
-
-def default_workers() -> int:
-    """One worker a processor, but no more than the memory holds."""
-    return max(1, min(available_cores(), available_memory_bytes() // _WORKER_BYTES))
 
 
 def score_shard(task: Task, recordings: Sequence[Recording]) -> None:

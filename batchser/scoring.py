@@ -24,7 +24,7 @@ from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights, weig
 from batchser.errors import BundleError, ConfigError
 from batchser.features import level_below_peak, network_input
 from batchser.records import KINDS, FloatArray, IntArray
-from batchser.settings import ENGINES
+from batchser.settings import AUTO_ENGINE, ENGINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def _muted() -> Iterator[None]:
         os.close(kept)
 
 
-def choose_engine(bundle: Bundle, wanted: str = "auto") -> str:
+def choose_engine(bundle: Bundle, wanted: str = AUTO_ENGINE) -> str:
     """Say what runs a bundle's networks: "openvino" or "tensorflow".
 
     ``auto``: TensorFlow on a GPU that it finds, and for networks that only it has; else OpenVINO, the quicker one on a
@@ -93,7 +93,7 @@ def choose_engine(bundle: Bundle, wanted: str = "auto") -> str:
         return wanted
     missing = [spec.name for spec in (bundle.network, bundle.gate_network) if not engine.is_described(spec)]
     installed = importlib.util.find_spec("openvino") is not None
-    if wanted == "auto":
+    if wanted == AUTO_ENGINE:
         return "openvino" if installed and not missing and not num_gpus() else "tensorflow"
     if missing:
         raise ConfigError(f"engine: OpenVINO does not run {', '.join(missing)}, a network of {bundle.name}; say auto")
@@ -133,7 +133,7 @@ class Model:
         bundle: Bundle,
         arrays: Mapping[str, FloatArray] | None = None,
         *,
-        engine_name: str = "auto",
+        engine_name: str = AUTO_ENGINE,
         num_threads: int = 1,
     ) -> None:
         self.bundle = bundle
@@ -151,7 +151,8 @@ class Model:
             if self.engine == "openvino":
                 graph = engine.describe(spec, weights_of(arrays, prefix), prefix, shape, num_outputs)
                 return engine.Compiled(graph, num_threads)
-            return _in_tensorflow(spec, arrays, prefix, shape, num_outputs)
+            slice_windows = max(_SLICE_WINDOWS, self.batch_windows)
+            return _in_tensorflow(spec, arrays, prefix, shape, num_outputs, slice_windows)
 
         shape = (features.num_steps, features.num_features)
         self._emotion = network(bundle.network, "emotion", shape, len(bundle.labels))
@@ -160,7 +161,7 @@ class Model:
     def gate(self, mel_db: FloatArray, num_frames: IntArray) -> FloatArray:
         """Probabilities of KINDS for each chunk: (B, T, num_mels), (B,) → float32 (B, num_chunks, len(KINDS))."""
         levels = level_below_peak(mel_db, num_frames, self.bundle.features.top_db)
-        return softmax(np.asarray(self._gate(levels)))
+        return softmax(self._gate(levels))
 
     def prepare(self, stack: FloatArray, num_frames: IntArray) -> FloatArray:
         """Make features what the emotion network takes, scaled: (B, T, F), (B,) → float32 (B, num_steps, F)."""
@@ -170,10 +171,7 @@ class Model:
 
     def emotions(self, prepared: FloatArray) -> FloatArray:
         """Calibrated probabilities of the labels: prepared features (B, T, F) → float32 (B, num_labels)."""
-        slice_windows = max(_SLICE_WINDOWS, self.batch_windows)
-        starts = range(0, len(prepared), slice_windows)
-        logits = np.concatenate([np.asarray(self._emotion(prepared[k : k + slice_windows])) for k in starts])
-        return softmax(logits / np.float32(self.bundle.temperature))
+        return softmax(self._emotion(prepared) / np.float32(self.bundle.temperature))
 
 
 def _multiply_exactly() -> None:
@@ -184,12 +182,23 @@ def _multiply_exactly() -> None:
 
 
 def _in_tensorflow(
-    spec: NetworkSpec, arrays: Mapping[str, FloatArray], prefix: str, shape: tuple[int, int], num_outputs: int
+    spec: NetworkSpec,
+    arrays: Mapping[str, FloatArray],
+    prefix: str,
+    shape: tuple[int, int],
+    num_outputs: int,
+    slice_windows: int,
 ) -> Network:
-    """A network of NETWORKS for inputs (B, *shape) with its weights, ready to score."""
+    """A network of NETWORKS for inputs (B, *shape) with its weights, that takes them in slices of so many windows."""
     network = networks.build(spec.name, *shape, num_outputs, spec.options)
     network.set_weights(weights_of(arrays, prefix, [weight.shape for weight in network.weights]))
-    return inference(network, *shape)
+    judge = inference(network, *shape)
+
+    def in_slices(inputs: FloatArray) -> FloatArray:
+        starts = range(0, max(1, len(inputs)), slice_windows)
+        return np.concatenate([np.asarray(judge(inputs[k : k + slice_windows])) for k in starts])
+
+    return in_slices
 
 
 def _scaler(arrays: Mapping[str, FloatArray], num_features: int) -> tuple[FloatArray, FloatArray]:
@@ -220,7 +229,7 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 @functools.lru_cache(maxsize=2)
-def load_model(folder: Path, sha256: str, num_threads: int = 1, engine_name: str = "auto") -> Model:
+def load_model(folder: Path, sha256: str, num_threads: int = 1, engine_name: str = AUTO_ENGINE) -> Model:
     """Load a bundle once per process.
 
     Raises

@@ -34,8 +34,11 @@ NUM_PITCHES: Final = 48
 CHUNK_FRAMES: Final = 4
 #: The bundle that is used where none is named.
 DEFAULT_MODEL: Final = "telephone-6"
-#: What may run a bundle's networks (scoring.choose_engine); the first is the default.
-ENGINES: Final = ("auto", "openvino", "tensorflow")
+#: The quickest engine that is here and knows a bundle's networks (scoring.choose_engine); the default.
+AUTO_ENGINE: Final = "auto"
+#: What may run a bundle's networks.
+ENGINES: Final = (AUTO_ENGINE, "openvino", "tensorflow")
+_WORKER_BYTES: Final = 1_300_000_000  # what a worker weighs at its peak in TensorFlow (make bench); in OpenVINO half
 
 
 def exact_div(numerator: int, denominator: int, what: str) -> int:
@@ -263,6 +266,11 @@ def fingerprint_of(value: Any) -> str:
 def available_cores() -> int:
     """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """One worker a processor, but no more than the memory holds."""
+    return max(1, min(available_cores(), available_memory_bytes() // _WORKER_BYTES))
 
 
 def available_memory_bytes() -> int:
