@@ -185,14 +185,18 @@ def log_mel(samples: FloatArray, settings: FeatureSettings) -> FloatArray:
 
 def _mel_db(power: FloatArray, settings: FeatureSettings) -> FloatArray:
     """Log-mel of power spectra: (b, T, fft/2 + 1) → float32 (b, T, num_mels)."""
-    mel = [power[:, :, bins] @ bands for bins, bands in _matrices(settings).mel]
-    return power_to_db(np.concatenate(mel, axis=2), settings.top_db)
+    mel = np.empty((*power.shape[:2], settings.num_mels), np.float32)
+    band = 0
+    for bins, bands in _matrices(settings).mel:
+        np.matmul(power[:, :, bins], bands, out=mel[:, :, band : band + bands.shape[1]])
+        band += bands.shape[1]
+    return power_to_db(mel, settings.top_db, out=mel)
 
 
 def _power(samples: FloatArray, settings: FeatureSettings) -> FloatArray:
     """Power spectra of the frames inside each window: (b, N) → float32 (b, T, fft/2 + 1)."""
-    spectrum = _stft(samples, settings, _matrices(settings).window)
-    return np.asarray(spectrum.real**2 + spectrum.imag**2)
+    magnitude = np.abs(_stft(samples, settings, _matrices(settings).window))
+    return np.asarray(np.square(magnitude, out=magnitude))
 
 
 def _extract_chunk(samples: FloatArray, settings: FeatureSettings) -> tuple[FloatArray, list[FloatArray]]:
@@ -229,12 +233,12 @@ def _stft(samples: FloatArray, settings: FeatureSettings, window: FloatArray) ->
     return spectrum
 
 
-def power_to_db(power: FloatArray, top_db: float) -> FloatArray:
+def power_to_db(power: FloatArray, top_db: float, out: FloatArray | None = None) -> FloatArray:
     """Power in decibels, at most ``top_db`` below the window's own peak: float32, the shape of ``power`` (B, …).
 
-    librosa.power_to_db of each window alone.
+    librosa.power_to_db of each window alone; into ``out`` where it is given, which may be ``power`` itself.
     """
-    db = np.maximum(power, np.float32(_AMIN))
+    db = np.maximum(power, np.float32(_AMIN), out=out)
     np.log10(db, out=db)
     db *= np.float32(10)
     peak = db.max(axis=tuple(range(1, db.ndim)), keepdims=True)
