@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types bench bench-check papers lock wheel clean
+.PHONY: help setup demo test lint types chaos bench bench-check papers lock wheel clean
 
 help:  ## say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+chaos: setup  ## drivers and workers killed at random moments, a hundred times (half an hour)
+	$(BIN)/python -m pytest -s -m slow tests/chaos
 
 bench: setup  ## print speed and memory of the job and each stage beside the papers' way and peers
 	$(BIN)/python tests/bench/bench.py

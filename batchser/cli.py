@@ -176,6 +176,9 @@ def cli() -> None:
 @click.option("--segments", metavar="PATH", help="Where the segments table goes. Default: OUT-stem.segments.parquet.")
 @_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
 @_options(_SCHEDULER, _ENGINE)
+@click.option("--time-limit", type=click.FloatRange(min=1), default=120, show_default=True, metavar="SECONDS",
+              help="What a recording may take besides half of its own length. A process that takes longer over one is "
+              "ended, and the recording's row says crashed.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Start anew: drop unfinished work, replace a result of other inputs.")
 @click.option("--json-summary", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write what the run did to this JSON file.")  # fmt: skip
@@ -206,6 +209,7 @@ def run(context: click.Context, /, **options: Any) -> None:
         scheduler=options["scheduler"],
         engine=options["engine"],
         fresh=options["fresh"],
+        time_limit_s=options["time_limit"],
     )
     summary_path: Path | None = options["json_summary"]
     if summary_path is not None and not summary_path.absolute().parent.is_dir():

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from batchser import audio
 from batchser.bundle import find_bundle
 from batchser.errors import AudioError, ConfigError
 from batchser.manifest import UNKNOWN_SECONDS, read_inputs
 from batchser.pipeline import channel_roles, score_recordings, scored_channels
+from batchser.processes import clear_alarm, obey_driver, set_alarm
 from batchser.records import AudioInfo, Recording
 from batchser.scoring import Model, choose_engine, load_model
 from batchser.settings import AUTO_ENGINE, LimitSettings, RunSettings, available_cores, default_workers
@@ -29,10 +29,8 @@ _CALIBRATION_S: Final = 600.0
 _START_UP_S: Final = 5.0  # processes start and load the model, and end
 _SIDE_BY_SIDE: Final = 0.85  # the speed of a process beside others, that share caches and memory, over one alone
 _FAULTS_SHOWN: Final = 20
-
-
-#: A terminal's Ctrl-C reaches every process of the job: the driver ends the others.
-_IGNORE_CTRL_C: Final[dict[str, Any]] = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+#: Into so many pieces goes a chunk whose process died: one recording of it may have hung, for as long as it may.
+_PIECES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +47,63 @@ class Header:
         return self.info.duration_s if self.info else 0.0
 
 
-def read_headers(recordings: Sequence[Recording], limits: LimitSettings, processes: int) -> list[Header]:
+def read_headers(
+    recordings: Sequence[Recording], limits: LimitSettings, processes: int, time_limit_s: float = 120.0
+) -> list[Header]:
     """Read the header of every recording, in order.
 
-    This is done in so many ``processes`` of its own: a file that kills its decoder already here costs its own header,
-    and its row is left to a worker's process. 0: in this one.
+    This is done in so many ``processes`` of its own: a file that kills its decoder already here, or keeps it busy for
+    longer than ``time_limit_s``, costs its own header, and its row is left to a worker's process. 0: in this one.
     """
     if not processes:
-        return _read_chunk(recordings, limits, _THREADS)
+        return list(_headers(recordings, limits, _THREADS))
     headers: list[Header] = []
     waiting = deque(recordings[k : k + _CHUNK] for k in range(0, len(recordings), _CHUNK))
     processes = max(1, min(processes, len(waiting)))
     while waiting:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), **_IGNORE_CTRL_C) as pool:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), obey_driver) as pool:
             threads = max(1, _THREADS // processes)
-            running = deque((chunk, pool.submit(_read_chunk, chunk, limits, threads)) for chunk in waiting)
+            running = deque(
+                (chunk, pool.submit(_read_chunk, chunk, limits, threads, time_limit_s)) for chunk in waiting
+            )
             waiting.clear()
             while running:
                 chunk, future = running.popleft()
                 try:
                     headers += future.result()
                 except BrokenProcessPool:
-                    again = [chunk[: len(chunk) // 2], chunk[len(chunk) // 2 :]]
+                    size = -(-len(chunk) // _PIECES)
+                    again = [chunk[k : k + size] for k in range(0, len(chunk), size)]
                     if processes > 1:  # whose process died is not told: from now on one chunk at a time
                         processes, again = 1, [chunk]
                     elif len(chunk) == 1:
-                        headers.append(Header(chunk[0], None, "the process that read its header died"))
+                        headers.append(
+                            Header(chunk[0], None, "the process that read its header died, or took too long")
+                        )
                         again = []
                     waiting.extend([*again, *(other for other, _ in running)])
                     break
     return headers
 
 
-def _read_chunk(recordings: Sequence[Recording], limits: LimitSettings, threads: int) -> list[Header]:
+def _read_chunk(
+    recordings: Sequence[Recording], limits: LimitSettings, threads: int, time_limit_s: float
+) -> list[Header]:
+    """Read some headers in a process of its own, which ends where one of them takes longer than it may."""
+    headers: list[Header] = []
+    try:
+        set_alarm(time_limit_s)
+        for header in _headers(recordings, limits, threads):
+            headers.append(header)
+            set_alarm(time_limit_s)
+    finally:
+        clear_alarm()
+    return headers
+
+
+def _headers(recordings: Sequence[Recording], limits: LimitSettings, threads: int) -> Iterator[Header]:
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda recording: _read_header(recording, limits), recordings))
+        yield from pool.map(lambda recording: _read_header(recording, limits), recordings)
 
 
 def _read_header(recording: Recording, limits: LimitSettings) -> Header:

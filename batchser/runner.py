@@ -1,46 +1,38 @@
-"""The runner: inputs → shards → workers → parts → commit, in this process or over Dask.
+"""The runner: inputs → shards → workers → parts → commit, in this process or over Dask (dispatch.py).
 
-A shard is a run of consecutive recordings of about equal minutes. Few shards are under way at once, however many there
-are. A shard whose process died is halved until the culprit is alone; then it runs with nothing beside it, and if it
-kills its process again it gets a row with status ``crashed``: innocents do not carry the blame.
+A shard is a run of consecutive recordings of about equal minutes.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from batchser import __version__, summary
+from batchser import __version__
 from batchser.bundle import Bundle, find_bundle
 from batchser.cluster import num_workers, open_cluster
-from batchser.errors import BatchserError, ConfigError
+from batchser.dispatch import Dispatcher, Task, score_shard
+from batchser.errors import ConfigError
 from batchser.features import check_libraries
 from batchser.manifest import Manifest, make_shards, read_inputs
-from batchser.pipeline import BatchSizes, score_recordings
+from batchser.pipeline import BatchSizes
 from batchser.preflight import Header, read_headers, refuse_if_nothing_is_scored
-from batchser.records import FAULTS, Outcome, Recording
-from batchser.scoring import Model, choose_engine, load_model
+from batchser.records import FAULTS, Recording
+from batchser.scoring import choose_engine
 from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, RunSettings, available_cores, default_workers
-from batchser.sink import Finished, PartSink, Run, SinkError, checked_paths, open_run
+from batchser.sink import Finished, Run, checked_paths, open_run
 from batchser.tables import Provenance, Tally, reserved_columns
 
-_LOG = logging.getLogger(__name__)
 #: Shards: small enough to share out evenly, large enough that their own cost does not count.
 _SHARDS_PER_WORKER: Final = 6
 _MIN_SHARD_S: Final = 60.0
 _MAX_SHARD_S: Final = 3 * 3600.0
-_WARM_UP_TRIES: Final = 3
-_IN_FLIGHT_PER_WORKER: Final = 2
-
-
-class RunError(BatchserError):
-    """The run itself broke off (exit code 3): what is done is kept, the same command resumes."""
+#: What a recording may take beyond its base: so much of its own length. Decoding Opus, the slowest, takes 1/300.
+_LIMIT_PER_SECOND: Final = 0.5
 
 
 class Progress(Protocol):
@@ -70,6 +62,7 @@ class Job:
     scheduler: str | None = None
     engine: str = AUTO_ENGINE
     fresh: bool = False
+    time_limit_s: float = 120.0
     sizes: BatchSizes = field(default_factory=BatchSizes)
 
 
@@ -90,19 +83,6 @@ class Report:
     model: str
     out: str
     segments: str
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What a worker needs besides the recordings: small, pickled, the same for all shards."""
-
-    model_folder: Path
-    model_sha256: str
-    settings: RunSettings
-    sizes: BatchSizes
-    parts: PartSink
-    num_threads: int
-    engine: str
 
 
 def run(job: Job, progress: Progress) -> Report:
@@ -135,7 +115,7 @@ def run(job: Job, progress: Progress) -> Report:
         if finished:
             progress.say(f"resuming: {len(finished)} of {len(manifest.recordings)} recordings are done")
         progress.say(f"reading {len(missing)} headers")
-        headers = read_headers(missing, job.settings.limits, _header_processes(job))
+        headers = read_headers(missing, job.settings.limits, _header_processes(job), job.time_limit_s)
         if not finished:
             refuse_if_nothing_is_scored(headers, job.settings)
         _score_missing(job, bundle, opened, headers, progress)
@@ -228,139 +208,15 @@ def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Head
             done(shard)
     elif recordings:
         # Even one shard gets a process of its own: a recording that kills its process must not kill the driver.
+        limits_s = {index: job.time_limit_s + _LIMIT_PER_SECOND * length_s for index, length_s in seconds_of.items()}
         with open_cluster(job.scheduler, min(workers, len(shards_for(workers))), progress.say) as client:
-            _score_over_dask(client, task, shards_for(num_workers(client)), done)
+            Dispatcher(client, task, limits_s, done).run(shards_for(num_workers(client)))
 
 
 def _header_processes(job: Job) -> int:
     if job.scheduler is not None:  # this machine only looks on
         return 1
     return default_workers() if job.workers is None else job.workers
-
-
-def score_shard(task: Task, recordings: Sequence[Recording]) -> None:
-    """Score some recordings and leave them as one part. Runs in the worker; the model is loaded once a process.
-
-    Raises
-    ------
-    SinkError : the part cannot be written
-    """
-    task.parts.write(list(score_recordings(recordings, _model_of(task), task.settings, task.sizes)))
-
-
-def warm_up(task: Task) -> None:
-    """Load the model, and nothing else."""
-    _model_of(task)
-
-
-def _model_of(task: Task) -> Model:
-    """The task's model; its process loads it once."""
-    return load_model(task.model_folder, task.model_sha256, task.num_threads, task.engine)
-
-
-def _score_over_dask(
-    client: Any, task: Task, shards: Sequence[Sequence[Recording]], done: Callable[[Sequence[Recording]], None]
-) -> None:
-    """Keep a few shards per worker under way until all are done.
-
-    Raises
-    ------
-    RunError : the scheduler is gone, or workers cannot work
-    """
-    waiting = deque(shards)
-    suspects: deque[Recording] = deque()
-    while waiting or suspects:
-        if waiting:
-            most = _IN_FLIGHT_PER_WORKER * max(1, num_workers(client))
-            for shard in _failed_shards(client, task, waiting, most, done):
-                if len(shard) == 1:
-                    suspects.append(shard[0])
-                else:
-                    half = len(shard) // 2
-                    waiting += [shard[:half], shard[half:]]
-        else:
-            suspect = suspects.popleft()
-            _check_workers(client, task)
-            if list(_failed_shards(client, task, deque([[suspect]]), 1, done)):
-                _quarantine(task, suspect)
-                done([suspect])
-
-
-def _failed_shards(
-    client: Any,
-    task: Task,
-    waiting: deque[Sequence[Recording]],
-    most: int,
-    done: Callable[[Sequence[Recording]], None],
-) -> Iterator[Sequence[Recording]]:
-    """Run all waiting shards, at most ``most`` at once; give back those whose process died.
-
-    Raises
-    ------
-    RunError : the scheduler is gone, or a worker failed otherwise, for instance as it lacks the package
-    """
-    from distributed import KilledWorker, as_completed
-
-    running: dict[str, Sequence[Recording]] = {}
-    completed = as_completed()
-    while waiting or running:
-        while waiting and len(running) < most:
-            shard = waiting.popleft()
-            future = client.submit(score_shard, task, shard, pure=False, retries=0)
-            running[future.key] = shard
-            completed.add(future)
-        future = next(completed)
-        shard = running.pop(future.key)
-        error = future.exception() if future.status != "finished" else None
-        if client.status != "running" or future.status == "cancelled":
-            raise RunError("the Dask scheduler is gone; what is done is kept, the same command resumes")
-        if isinstance(error, SinkError | ConfigError):
-            raise error
-        if isinstance(error, KilledWorker):
-            _LOG.warning("a worker ended in the middle of %d recordings", len(shard))
-            yield shard
-        elif error is not None:
-            raise RunError(
-                f"a worker failed with {type(error).__name__}: {error}; mend that and repeat the same command"
-            )
-        else:
-            done(shard)
-
-
-def _check_workers(client: Any, task: Task) -> None:
-    """Make sure that a worker lives at all before a recording is blamed for its death.
-
-    Several times: a worker may be given this while it still ends from what it did before.
-
-    Raises
-    ------
-    RunError : worker after worker dies with nothing to do but load the model
-    """
-    from distributed import KilledWorker
-
-    died: KilledWorker | None = None
-    for _ in range(_WARM_UP_TRIES):
-        try:
-            client.submit(warm_up, task, pure=False).result()
-        except KilledWorker as error:
-            died = error
-        else:
-            return
-    raise RunError(
-        "a worker died while it loaded the model, with no recording to blame; it needs some 1.3 GB of memory. Give it "
-        "more, or use fewer workers (--workers), and repeat the same command"
-    ) from died
-
-
-def _quarantine(task: Task, recording: Recording) -> None:
-    """Leave the row of a recording that killed its process twice, the second time with nothing beside it."""
-    _LOG.error("%s: killed its process; its row has status 'crashed'", recording.call_id)
-    row = summary.failed(
-        "crashed",
-        "the process that read this recording died, twice; expected a recording that decodes. Convert it with another "
-        "program, or leave it out, and report it",
-    )
-    task.parts.write([Outcome(recording, (row,), scored_at=datetime.now(UTC))])
 
 
 def faults_of(report: Report, most: int) -> list[tuple[str, str, str]]:

@@ -23,6 +23,7 @@ from conftest import LABELS, RATE_HZ, call, speechlike, write
 
 from batchser import __version__, cli, runner
 from batchser.bundle import Bundle
+from batchser.dispatch import RunError
 from batchser.runner import Job, Report
 from batchser.settings import DEFAULT_MODEL, LimitSettings, RunSettings, SummarySettings
 from batchser.sink import SinkError
@@ -135,7 +136,7 @@ def test_commands_are_those_of_the_design() -> None:
     of_run = {option.opts[0] for option in cli.cli.commands["run"].params if isinstance(option, click.Option)}
     assert of_run == {
         *("--out", "--segments", "--model", "--roles", "--channel-roles", "--workers", "--scheduler", "--config"),
-        *("--fresh", "--quiet", "--json-summary", "--engine"),
+        *("--fresh", "--quiet", "--json-summary", "--engine", "--time-limit"),
     }
     for words in ("Exit codes:", "0 every", "1 done", "2 wrong", "3 the run", "130 it was interrupted"):
         assert words in (cli.cli.commands["run"].help or "")
@@ -389,7 +390,7 @@ def test_a_full_disk_breaks_the_run_off(batchser: Command, recordings: Path) -> 
     ("error", "code", "said"),
     [
         (SinkError("the disk is gone"), 3, "error: the disk is gone\n"),
-        (runner.RunError("the Dask scheduler is gone"), 3, "error: the Dask scheduler is gone\n"),
+        (RunError("the Dask scheduler is gone"), 3, "error: the Dask scheduler is gone\n"),
         (
             KeyboardInterrupt(),
             130,
@@ -452,6 +453,7 @@ CONFIG: dict[str, object] = {
     "engine": "openvino",
     "scheduler": "tcp://host:8786",
     "fresh": True,
+    "time_limit": 30,
     "quiet": True,
     "json_summary": "s.json",
 }
@@ -486,6 +488,7 @@ def test_every_option_of_run_has_its_key(batchser: Command, jobs: list[Job]) -> 
         scheduler="tcp://host:8786",
         engine="openvino",
         fresh=True,
+        time_limit_s=30.0,
     )
     assert job.settings.fingerprint() == settings.fingerprint()
     assert Path("s.json").exists()

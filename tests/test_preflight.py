@@ -212,4 +212,6 @@ def test_a_file_that_kills_its_decoder_costs_its_own_header(
     headers = read_headers(recordings, LimitSettings(), 3)
     assert [header.recording for header in headers] == recordings
     assert {header.recording.index for header in headers if header.info is None} == deadly
-    assert {header.fault for header in headers if header.info is None} == {"the process that read its header died"}
+    assert {header.fault for header in headers if header.info is None} == {
+        "the process that read its header died, or took too long"
+    }

@@ -18,16 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import LABELS, RATE_HZ, call, silence, speechlike, write
+from rows import TOLERANCE, assert_same_tables
 
-from batchser import runner, summary
+from batchser import dispatch, runner, summary
 from batchser.bundle import Bundle
+from batchser.dispatch import Dispatcher, RunError, Task, score_shard
 from batchser.errors import ConfigError
 from batchser.records import FAULTS, KINDS, STATUSES, Recording
-from batchser.runner import Job, Report, RunError, Task, score_shard
+from batchser.runner import Job, Report
 from batchser.settings import RunSettings
 from batchser.sink import SinkError
 
-TOLERANCE = 1e-5
 #: call_id → what its rows must say. Between the faults lie good recordings of a minute each: several shards.
 EXPECTED = {
     "mono": "ok",
@@ -157,18 +158,8 @@ def segments_of(report: Report) -> pd.DataFrame:
 
 def assert_same_rows(one: Report, other: Report) -> None:
     """Both tables are the same, row by row: all but the time of scoring, scores within TOLERANCE."""
-    for first, second in ((one.out, other.out), (one.segments, other.segments)):
-        left, right = pq.read_table(first), pq.read_table(second)
-        assert left.column_names == right.column_names
-        assert left.num_rows == right.num_rows
-        for field in left.schema:
-            if field.name == "scored_at":
-                continue
-            if field.type == pa.float32():
-                a, b = (np.asarray(table[field.name].to_pandas(), np.float64) for table in (left, right))
-                np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE, err_msg=field.name)
-            else:
-                assert left[field.name].to_pylist() == right[field.name].to_pylist(), field.name
+    assert_same_tables(one.out, other.out)
+    assert_same_tables(one.segments, other.segments)
 
 
 # ---------------------------------------------------------------------------------------------------- accounting
@@ -338,7 +329,7 @@ def breaking_after(shards: int, error: BaseException) -> Callable[[Task, Sequenc
     """A ``score_shard`` that raises once so many shards are done."""
     done = 0
 
-    def broken(task: Task, recordings: Sequence[Recording]) -> None:
+    def broken(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
         nonlocal done
         if done == shards:
             raise error
@@ -493,12 +484,12 @@ def test_a_death_in_loading_the_model_is_forgiven_once_but_not_every_time(
             os._exit(1)
 
     with Client(cluster) as client:
-        monkeypatch.setattr(runner, "warm_up", die_once)  # travels to the workers by value
-        runner._check_workers(client, tmp_path / "died")
+        monkeypatch.setattr(dispatch, "warm_up", die_once)  # travels to the workers by value
+        Dispatcher(client, tmp_path / "died", {}, list)._check_workers()
         assert (tmp_path / "died").exists()
-        monkeypatch.setattr(runner, "warm_up", lambda task: os._exit(1))
-        with pytest.raises(runner.RunError, match="died while it loaded the model, with no recording to blame"):
-            runner._check_workers(client, None)
+        monkeypatch.setattr(dispatch, "warm_up", lambda task: os._exit(1))
+        with pytest.raises(RunError, match="died while it loaded the model, with no recording to blame"):
+            Dispatcher(client, None, {}, list)._check_workers()
 
 
 def test_a_recording_that_kills_its_process_costs_its_own_row(
@@ -511,12 +502,12 @@ def test_a_recording_that_kills_its_process_costs_its_own_row(
 ) -> None:
     killers = {"empty", "mono"}  # one amid others in its shard, one alone in it
 
-    def score_or_die(task: Task, recordings: Sequence[Recording]) -> None:
+    def score_or_die(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
         if any(recording.call_id in killers for recording in recordings):
             os._exit(1)
         score_shard(task, recordings)
 
-    monkeypatch.setattr(runner, "score_shard", score_or_die)  # travels to the workers by value
+    monkeypatch.setattr(dispatch, "score_shard", score_or_die)  # travels to the workers by value
     told = Told()
     report = runner.run(at(job, tmp_path, scheduler=cluster, workers=None), told)
     assert report.exit_code == 1
@@ -531,7 +522,37 @@ def test_a_recording_that_kills_its_process_costs_its_own_row(
     innocent, was = (table[~table["call_id"].isin(killers)][columns].astype(object) for table in (calls, expected))
     pd.testing.assert_frame_equal(innocent.reset_index(drop=True), was.reset_index(drop=True))
     logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert sorted(logged) == [f"{name}: killed its process; its row has status 'crashed'" for name in sorted(killers)]
+    assert sorted(logged) == [f"{name}: ended its process; its row has status 'crashed'" for name in sorted(killers)]
+
+
+def test_a_recording_that_never_ends_costs_its_own_row(
+    job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score_or_hang(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+        for recording in dispatch._timed(recordings, limits_s or ()):
+            while recording.call_id == "one-sample":
+                pass  # as a decoder's loop: it gives no one a chance to ask it to stop
+        score_shard(task, recordings, limits_s)
+
+    monkeypatch.setattr(dispatch, "score_shard", score_or_hang)  # travels to the workers by value
+    report = runner.run(at(job, tmp_path, scheduler=cluster, workers=None, time_limit_s=1.0), Told())
+    calls = calls_of(report).set_index("call_id")
+    assert calls["status"].to_dict() == EXPECTED | {"one-sample": "crashed"}
+    assert "was ended after 1 s (--time-limit), twice" in calls.loc["one-sample", "error"]
+
+
+def test_a_cluster_without_workers_breaks_the_run_off(
+    job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+        time.sleep(2)
+
+    monkeypatch.setattr(dispatch, "score_shard", slow)
+    monkeypatch.setattr(dispatch, "_LOOK_S", 0.1)
+    monkeypatch.setattr(dispatch, "_NO_WORKER_S", 0.3)
+    monkeypatch.setattr(Dispatcher, "_num_workers", lambda self: 0)
+    with pytest.raises(RunError, match=r"the cluster has had no worker for .* the same command resumes"):
+        runner.run(at(job, tmp_path, scheduler=cluster, workers=None), Told())
 
 
 def test_an_error_in_the_middle_of_one_recording_costs_its_own_row(
@@ -558,10 +579,10 @@ def test_an_error_in_the_middle_of_one_recording_costs_its_own_row(
 def test_an_error_of_the_worker_itself_is_not_blamed_on_recordings(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(task: Task, recordings: Sequence[Recording]) -> None:
+    def broken(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
         raise ModuleNotFoundError("No module named 'batchser'")
 
-    monkeypatch.setattr(runner, "score_shard", broken)
+    monkeypatch.setattr(dispatch, "score_shard", broken)
     with pytest.raises(RunError, match="ModuleNotFoundError: No module named 'batchser'"):
         runner.run(at(job, tmp_path, scheduler=cluster, workers=None), Told())
     assert not Path(tmp_path / "r.parquet").exists()
@@ -581,14 +602,14 @@ def test_a_scheduler_that_goes_away_breaks_the_run_off(
         )
     )
 
-    def slow(task: Task, recordings: Sequence[Recording]) -> None:
+    def slow(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
         time.sleep(0.5)
 
     class Killing(Told):
         def advance(self, seconds: float, recordings: int) -> None:
             scheduler.kill()
 
-    monkeypatch.setattr(runner, "score_shard", slow)
+    monkeypatch.setattr(dispatch, "score_shard", slow)
     try:
         until = time.monotonic() + 60
         while not (tmp_path / "address.json").exists():
@@ -606,10 +627,10 @@ def test_a_scheduler_that_goes_away_breaks_the_run_off(
 def test_a_full_disk_under_a_worker_breaks_the_run_off(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(task: Task, recordings: Sequence[Recording]) -> None:
+    def full(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
         raise SinkError("part: cannot be written (No space left on device)")
 
-    monkeypatch.setattr(runner, "score_shard", full)
+    monkeypatch.setattr(dispatch, "score_shard", full)
     with pytest.raises(SinkError, match="No space left on device"):
         runner.run(at(job, tmp_path, scheduler=cluster, workers=None), Told())
 

@@ -1,0 +1,152 @@
+"""kill -9 at random moments: the driver, its workers. What is finished in the end is what an undisturbed run gives.
+
+A few of each in `make test`, fifty of each in `make chaos`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import call, write
+from rows import assert_same_tables
+
+from batchser.bundle import Bundle
+
+NUM_RECORDINGS = 300
+SEED = 20261123
+_END_S = 30.0
+
+
+@dataclass(frozen=True)
+class Night:
+    """A job of some hundred recordings, its undisturbed result, and how long that took."""
+
+    manifest: Path
+    model: Path
+    undisturbed: Path
+    seconds: float
+
+    def command(self, folder: Path) -> list[str]:
+        return [
+            *(str(Path(sys.executable).with_name("batchser")), "run", str(self.manifest), "--workers", "2", "--quiet"),
+            *("--out", str(folder / "r.parquet"), "--model", str(self.model)),
+            *("--json-summary", str(folder / "summary.json")),
+        ]
+
+    def start(self, folder: Path) -> subprocess.Popen[str]:
+        """Start the job in a session of its own, by which its processes are found again."""
+        return subprocess.Popen(
+            self.command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def assert_finished(self, folder: Path) -> int:
+        """The result is the undisturbed one, nothing else lies beside it; returns how many recordings were reused."""
+        for name in ("r.parquet", "r.segments.parquet"):
+            assert_same_tables(self.undisturbed / name, folder / name)
+        names = {"r.parquet", "r.segments.parquet", "summary.json"}
+        assert {path.name for path in folder.iterdir()} == names
+        return int(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["recordings_reused"])
+
+
+@pytest.fixture(scope="module")
+def night(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Night:
+    folder = tmp_path_factory.mktemp("night")
+    for k in range(6):
+        write(folder / f"{k}.wav", call(k, seconds=4.0), call(k + 100, seconds=4.0), subtype="ULAW")
+    (folder / "broken.wav").write_bytes(np.random.default_rng(0).bytes(2000))
+    lines = ["path,call_id,roles"]
+    for k in range(NUM_RECORDINGS):
+        name = "broken.wav" if k % 50 == 7 else f"{k % 6}.wav"
+        lines.append(f'{name},c{k},"agent,customer"')
+    manifest = folder / "manifest.csv"
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    found = Night(manifest, tiny_bundle.folder or Path(), undisturbed, 0.0)
+    started = time.monotonic()
+    process = found.start(undisturbed)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1, errors  # some are broken
+    return Night(found.manifest, found.model, undisturbed, time.monotonic() - started)
+
+
+def processes_of(session: int) -> list[psutil.Process]:
+    """All processes that were started from a job, its driver among them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def assert_nothing_runs(session: int) -> None:
+    until = time.monotonic() + _END_S
+    while left := processes_of(session):
+        assert time.monotonic() < until, [process.cmdline() for process in left]
+        time.sleep(0.1)
+
+
+def finish(night: Night, folder: Path) -> int:
+    process = night.start(folder)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1, errors
+    assert_nothing_runs(process.pid)
+    return night.assert_finished(folder)
+
+
+KILLS = [2, pytest.param(50, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_killed_driver_leaves_no_process_and_what_is_done_is_kept(night: Night, tmp_path: Path, kills: int) -> None:
+    chance = random.Random(SEED)
+    reused = 0
+    for k in range(kills):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        process = night.start(folder)
+        time.sleep(chance.uniform(0.3, 1.0) * night.seconds)
+        done = len(list((folder / "r.parquet.work").glob("calls-*.parquet")))
+        process.kill()  # the driver alone
+        process.communicate()
+        assert_nothing_runs(process.pid)
+        found = finish(night, folder)
+        assert (found > 0) or not done
+        reused += found > 0
+    print(f"{kills} drivers killed; {reused} runs went on with work that was done")
+    assert reused >= kills // 5
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_a_killed_worker_costs_nothing(night: Night, tmp_path: Path, kills: int) -> None:
+    chance = random.Random(SEED + 1)
+    killed = 0
+    for k in range(4 * kills):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        process = night.start(folder)
+        time.sleep(chance.uniform(0.1, 0.9) * night.seconds)
+        workers = [found for found in processes_of(process.pid) if "spawn_main" in " ".join(found.cmdline())]
+        if workers:
+            chance.choice(workers).kill()
+            killed += 1
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 1, errors
+        assert_nothing_runs(process.pid)
+        assert night.assert_finished(folder) == 0
+        if killed == kills:
+            break
+    print(f"{killed} workers killed in {k + 1} runs")
+    assert killed == kills
