@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from batchser import tables
 from batchser.errors import ConfigError
 from batchser.records import SILENCE, SPEECH, CallSummary, Outcome, Recording, WindowScores
-from batchser.sink import Finished, PartSink, Run, SinkError, inputs_fingerprint, open_run, parts, run
+from batchser.sink import Finished, PartSink, Run, SinkError, inputs_fingerprint, open_run, parts, rows, run
+from batchser.sink.store import LocalStore
 from batchser.tables import Provenance
 
 LABELS = ("angry", "neutral")
@@ -63,6 +64,10 @@ def outcome_of(recording: Recording) -> Outcome:
 
 
 OUTCOMES = [outcome_of(recording) for recording in recordings_of()]
+
+
+def work_of(opened: Run) -> Path:
+    return Path(opened.parts.store.where(opened.parts.folder))
 
 
 def begin(out: Path, **changes: object) -> Run | Finished:
@@ -132,13 +137,13 @@ def test_any_sharding_in_any_order_gives_the_same(
     shards = tuple(tuple(i for i in range(6) if shard_of[i] == number) for number in order)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "PART_GROUP_ROWS", group_rows)
-        patch.setattr(run, "GROUP_ROWS", 2 * group_rows)
+        patch.setattr(rows, "GROUP_ROWS", 2 * group_rows)
         finish(out, shards)
     check_result(out)
 
 
 def test_row_groups_are_bounded(out: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run, "GROUP_ROWS", 7)
+    monkeypatch.setattr(rows, "GROUP_ROWS", 7)
     finish(out)
     metadata = pq.read_metadata(out.with_name("r.segments.parquet"))
     sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
@@ -162,7 +167,7 @@ def test_segments_elsewhere(tmp_path: Path, out: Path):
 def test_relative_paths_are_fixed_at_once(out: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(out.parent)
     with begin(Path("r.parquet")) as opened:
-        assert opened.parts.work.is_absolute()
+        assert work_of(opened).is_absolute()
 
 
 def test_a_missing_recording_stops_the_commit(out: Path):
@@ -218,7 +223,7 @@ def _write_and_die(pickled: bytes) -> None:
     out, sink_bytes = pickle.loads(pickled)
     with begin(out) as opened:
         pickle.loads(sink_bytes).write(OUTCOMES[:2])
-        (opened.parts.work / ".calls-x.parquet.12.tmp").write_bytes(b"PAR1half")
+        (work_of(opened) / ".calls-x.parquet.12.tmp").write_bytes(b"PAR1half")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -231,7 +236,7 @@ def test_resume_after_sigkill(out: Path):
     assert process.exitcode == -signal.SIGKILL
     with begin(out) as opened:
         assert opened.finished_indices().tolist() == [0, 1]
-        assert not list(opened.parts.work.glob(".*"))
+        assert not list(work_of(opened).glob(".*"))
         opened.parts.write(OUTCOMES[2:])
         opened.commit()
     check_result(out)
@@ -242,8 +247,8 @@ def test_damaged_parts_are_done_again(out: Path, damage: str):
     with begin(out) as opened:
         opened.parts.write(OUTCOMES[:3])
         opened.parts.write(OUTCOMES[3:])
-        calls, _ = sorted(opened.parts.work.glob("calls-*"))
-        segments, other = sorted(opened.parts.work.glob("segments-*"))
+        calls, _ = sorted(work_of(opened).glob("calls-*"))
+        segments, other = sorted(work_of(opened).glob("segments-*"))
         if damage == "calls cut":
             calls.write_bytes(calls.read_bytes()[:-20])
         elif damage == "segments cut":
@@ -392,7 +397,7 @@ def test_a_file_that_came_up_meanwhile_is_not_overwritten(out: Path):
 def test_parts_without_a_readable_run_json(out: Path):
     with begin(out) as opened:
         opened.parts.write(OUTCOMES[:2])
-        (opened.parts.work / "run.json").write_text("{")
+        (work_of(opened) / "run.json").write_text("{")
     with pytest.raises(ConfigError, match=r"no readable run\.json; start anew with --fresh"):
         begin(out)
     begin(out, fresh=True).close()
@@ -431,10 +436,10 @@ def test_fresh_scores_a_finished_output_again(out: Path):
 def test_fresh_drops_the_work_of_others(out: Path):
     with begin(out, **CHANGES["other settings"]) as opened:
         opened.parts.write(OUTCOMES)
-        (opened.parts.work / ".x.tmp").write_bytes(b"")
+        (work_of(opened) / ".x.tmp").write_bytes(b"")
     with begin(out, fresh=True) as opened:
         assert opened.finished_indices().tolist() == []
-        assert sorted(path.name for path in opened.parts.work.iterdir()) == ["lock", "run.json"]
+        assert sorted(path.name for path in work_of(opened).iterdir()) == ["lock", "run.json"]
 
 
 # ------------------------------------------------------------------------------------------------- two at once
@@ -473,7 +478,7 @@ def test_disk_full_while_writing_a_part(out: Path, monkeypatch: pytest.MonkeyPat
             patch.setattr(pq, "write_table", _disk_full)
             with pytest.raises(SinkError, match=r"No space left on device.*repeat the same command"):
                 opened.parts.write(OUTCOMES[2:])
-        assert not list(opened.parts.work.glob(".*"))
+        assert not list(work_of(opened).glob(".*"))
         assert opened.finished_indices().tolist() == [0, 1]
 
 
@@ -500,7 +505,7 @@ def test_sync_that_fails_leaves_nothing(out: Path, monkeypatch: pytest.MonkeyPat
             patch.setattr(os, "fsync", fail)
             with pytest.raises(SinkError, match="Input/output error"):
                 opened.parts.write(OUTCOMES)
-        assert sorted(path.name for path in opened.parts.work.iterdir()) == ["lock", "run.json"]
+        assert sorted(path.name for path in work_of(opened).iterdir()) == ["lock", "run.json"]
 
 
 # ------------------------------------------------------------------------------------------------- paths
@@ -586,6 +591,6 @@ def test_inputs_fingerprint_covers_what_it_should(tmp_path: Path):
 
 
 def test_a_part_sink_is_small_and_travels():
-    sink = PartSink(Path("/w"), "0" * 12, LABELS, PROVENANCE)
+    sink = PartSink(LocalStore(Path("/w")), "work", "0" * 12, LABELS, PROVENANCE)
     assert pickle.loads(pickle.dumps(sink)) == sink
     assert len(pickle.dumps(sink)) < 1000

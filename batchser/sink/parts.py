@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -14,7 +13,8 @@ import pyarrow.parquet as pq
 
 from batchser.records import FAULTS, Outcome
 from batchser.settings import fingerprint_of
-from batchser.sink.files import SinkError, placing
+from batchser.sink.files import SinkError
+from batchser.sink.store import Store
 from batchser.tables import Provenance, calls_table, row_indices, segments_table
 
 _Indices = npt.NDArray[np.int64]
@@ -28,9 +28,13 @@ _NUM_WINDOWS: Final = "_num_windows"
 
 @dataclass(frozen=True, slots=True)
 class PartSink:
-    """Where a worker leaves the recordings it has done; it can be pickled and opens nothing before it writes."""
+    """Where a worker leaves the recordings it has done; it can be pickled and opens nothing before it writes.
 
-    work: Path
+    ``folder`` is the work folder's name in the store; ``prefix`` tells a run's parts from those of others.
+    """
+
+    store: Store
+    folder: str
     prefix: str
     labels: tuple[str, ...]
     provenance: Provenance
@@ -58,36 +62,44 @@ class PartSink:
             .add_column(0, _INDEX, pa.array(rows))
         )
         name = f"{indices[0]:09d}-{fingerprint_of(indices)[:8]}-{self.prefix}.parquet"
-        with placing(self.work / f"segments-{name}") as temporary:
+        with self.store.placing(f"{self.folder}/segments-{name}") as temporary:
             segments = segments_table(outcomes, self.labels)
             pq.write_table(segments, temporary, compression="zstd", row_group_size=PART_GROUP_ROWS)
-        with placing(self.work / f"calls-{name}") as temporary:  # the marker: last
+        with self.store.placing(f"{self.folder}/calls-{name}") as temporary:  # the marker: last
             pq.write_table(calls, temporary, compression="zstd")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A finished part; arrays have one entry per recording in the order of the file: (recordings,)."""
+    """A finished part: its files' names, and arrays with an entry per recording in the order of the file: (n,)."""
 
-    calls: Path
-    segments: Path
+    calls: str
+    segments: str
     indices: _Indices
     num_windows: _Indices
     is_fault: npt.NDArray[np.bool_]
 
 
-def read_parts(work: Path, prefix: str) -> list[Part]:
-    """Return the parts of a run that are whole, by name."""
-    found = (_read_part(path) for path in sorted(work.glob(f"calls-*-{prefix}.parquet")))
+def read_parts(store: Store, folder: str, prefix: str = "") -> list[Part]:
+    """Return the parts in a work folder that are whole, by name; those of one run, or of any."""
+    names = [name for name in store.names(folder) if _is_marker(name.rpartition("/")[2], prefix)]
+    found = (_read_part(store, name) for name in names)
     return [part for part in found if part is not None]
 
 
-def _read_part(calls: Path) -> Part | None:
+def _is_marker(name: str, prefix: str) -> bool:
+    return name.startswith("calls-") and name.endswith(f"-{prefix}.parquet" if prefix else ".parquet")
+
+
+def _read_part(store: Store, calls: str) -> Part | None:
     """Read a part's marker; None where it or its segments are damaged, so that its recordings are done again."""
-    segments = calls.with_name(calls.name.replace("calls-", "segments-", 1))
+    folder, _, name = calls.rpartition("/")
+    segments = f"{folder}/{name.replace('calls-', 'segments-', 1)}"
     try:
-        rows = pq.read_table(calls, columns=[_INDEX, _NUM_WINDOWS, "status"])
-        num_segments = pq.read_metadata(segments).num_rows
+        with store.open(calls) as file:
+            rows = pq.read_table(file, columns=[_INDEX, _NUM_WINDOWS, "status"])
+        with store.open(segments) as file:
+            num_segments = pq.read_metadata(file).num_rows
     except (OSError, pa.ArrowException):
         return None
     indices, first = np.unique(rows[_INDEX].to_numpy(), return_index=True)
@@ -100,20 +112,28 @@ def _read_part(calls: Path) -> Part | None:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """Which part gives each recording its rows; all int64 (recordings,), entry i for recording i."""
+    """Which part gives each recording its rows; all int64 (n,), an entry per recording, ascending by ``index``."""
 
+    store: Store
     parts: Sequence[Part]
+    index: _Indices
     part: _Indices
     first_row: _Indices
     num_rows: _Indices
 
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Assembly:
+        """Return the assembly of some of its recordings: bool (n,)."""
+        arrays = (self.index, self.part, self.first_row, self.num_rows)
+        return Assembly(self.store, self.parts, *(array[chosen] for array in arrays))
+
     def calls(self) -> tuple[pa.Table, _Indices]:
-        """Return all calls rows in manifest order, and the recording of each."""
+        """Return all calls rows in manifest order, and the recording of each; there must be one recording at least."""
         tables, indices = [], []
         for number, part in enumerate(self.parts):
-            rows = pq.read_table(part.calls)
+            with self.store.open(part.calls) as file:
+                rows = pq.read_table(file)
             index = rows[_INDEX].to_numpy()
-            chosen = self.part[index] == number
+            chosen = self.part[np.searchsorted(self.index, index)] == number
             tables.append(rows.filter(pa.array(chosen)).drop_columns([_INDEX, _NUM_WINDOWS]))
             indices.append(index[chosen])
         joined = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
@@ -123,22 +143,20 @@ class Assembly:
 
     def segments(self) -> Iterator[pa.Table]:
         """Give all segments rows in manifest order, a row group of a part at most at a time."""
+        if not len(self.index):
+            return
         end_row = self.first_row + self.num_rows
         breaks = (np.diff(self.part) != 0) | (self.first_row[1:] != end_row[:-1])
         starts = np.flatnonzero(np.concatenate([[True], breaks]))
         ends = np.append(starts[1:], len(self.part)) - 1
         # Shards are runs of the manifest, so a stretch is a whole part; if they were not, this is slower, not wrong.
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            yield from _rows(self.parts[self.part[start]].segments, int(self.first_row[start]), int(end_row[end]))
+            name = self.parts[self.part[start]].segments
+            yield from _rows(self.store, name, int(self.first_row[start]), int(end_row[end]))
 
 
-def assemble(parts: Sequence[Part], num_recordings: int) -> Assembly:
-    """Choose for each recording the part that counts.
-
-    Raises
-    ------
-    SinkError : a recording is in no part, or a part has one that the run does not know
-    """
+def assemble(store: Store, parts: Sequence[Part]) -> Assembly:
+    """Choose for each recording that is in some part the one that counts."""
     index = np.concatenate([part.indices for part in parts] or [np.empty(0, np.int64)])
     number = np.repeat(np.arange(len(parts)), np.array([len(part.indices) for part in parts], np.int64))
     first_row = np.concatenate([np.cumsum(part.num_windows) - part.num_windows for part in parts] or [index])
@@ -146,22 +164,31 @@ def assemble(parts: Sequence[Part], num_recordings: int) -> Assembly:
     is_fault = np.concatenate([part.is_fault for part in parts] or [index])
     order = np.lexsort((number, is_fault, index))
     known, first = np.unique(index[order], return_index=True)
-    if not np.array_equal(known, np.arange(num_recordings)):
-        missing = np.setdiff1d(np.arange(num_recordings), known)
-        strange = np.setdiff1d(known, np.arange(num_recordings))
+    chosen = order[first]
+    return Assembly(store, parts, known, number[chosen], first_row[chosen], num_rows[chosen])
+
+
+def check_whole(assembly: Assembly, expected: npt.NDArray[np.int64]) -> None:
+    """See that the parts hold just these recordings, ascending.
+
+    Raises
+    ------
+    SinkError : a recording is in no part, or a part has one that the run does not know
+    """
+    if not np.array_equal(assembly.index, expected):
+        missing = np.setdiff1d(expected, assembly.index)
+        strange = np.setdiff1d(assembly.index, expected)
         raise SinkError(
-            f"the parts do not make up the run: of {num_recordings} recordings {len(missing)} are in no part "
+            f"the parts do not make up the run: of {len(expected)} recordings {len(missing)} are in no part "
             f"(first {missing[:3].tolist()}), {len(strange)} are unknown (first {strange[:3].tolist()})"
         )
-    chosen = order[first]
-    return Assembly(parts, number[chosen], first_row[chosen], num_rows[chosen])
 
 
-def _rows(path: Path, start: int, end: int) -> Iterator[pa.Table]:
+def _rows(store: Store, name: str, start: int, end: int) -> Iterator[pa.Table]:
     """Give rows start…end−1 of a Parquet file, one row group at a time."""
     if start == end:
         return
-    with pq.ParquetFile(path) as file:
+    with store.open(name) as opened, pq.ParquetFile(opened) as file:
         position = 0
         for group in range(file.num_row_groups):
             num_rows = file.metadata.row_group(group).num_rows

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ from batchser.locks import FolderLock
 from batchser.records import Recording
 from batchser.settings import fingerprint_of
 from batchser.sink.files import SinkError, placing, remove_temporaries
-from batchser.sink.parts import PartSink, assemble, read_parts
+from batchser.sink.parts import PartSink, assemble, check_whole, read_parts
+from batchser.sink.rows import write_segments
+from batchser.sink.store import LocalStore
 from batchser.sink.target import (
     FINGERPRINT_KEY,
     MEANINGS,
@@ -43,9 +45,6 @@ from batchser.tables import (
     tally,
     with_metadata,
 )
-
-#: Rows of a row group in the segments file: what a reader can skip, and what the commit holds in memory.
-GROUP_ROWS: Final = 2**19
 
 
 class Run:
@@ -73,9 +72,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, ConfigError) and not self.finished_indices().size:
-            shutil.rmtree(
-                self.parts.work, ignore_errors=True
-            )  # refused: nothing of it may stand in the way of the next
+            # Refused: nothing of it may stand in the way of the next.
+            shutil.rmtree(self._target.work, ignore_errors=True)
         self.close()
 
     def close(self) -> None:
@@ -84,7 +82,7 @@ class Run:
 
     def finished_indices(self) -> npt.NDArray[np.int64]:
         """Return the indices of the recordings that some part holds, ascending, int64 (n,)."""
-        parts = read_parts(self.parts.work, self.parts.prefix)
+        parts = read_parts(self.parts.store, self.parts.folder, self.parts.prefix)
         return np.unique(np.concatenate([part.indices for part in parts] or [np.empty(0, np.int64)]))
 
     def commit(self) -> Tally:
@@ -94,7 +92,9 @@ class Run:
         ------
         SinkError : a recording is in no part, or the files cannot be written; the parts stay
         """
-        assembly = assemble(read_parts(self.parts.work, self.parts.prefix), self._num_recordings)
+        parts = read_parts(self.parts.store, self.parts.folder, self.parts.prefix)
+        assembly = assemble(self.parts.store, parts)
+        check_whole(assembly, np.arange(self._num_recordings))
         stamp = {FINGERPRINT_KEY: json.dumps(self._target.fingerprints)}
         labels, provenance = self.parts.labels, self.parts.provenance
         schema = with_metadata(segments_schema(labels).with_metadata(stamp), self.run_id, labels, provenance)
@@ -103,11 +103,11 @@ class Run:
             calls = attach_own_columns(calls, indices, self._own)
         calls = with_metadata(calls.replace_schema_metadata(stamp), self.run_id, labels, provenance)
         with placing(self.segments) as temporary:
-            _write_segments(assembly.segments(), schema, temporary)
+            write_segments(assembly.segments(), schema, temporary)
         with placing(self.out) as temporary:
             pq.write_table(calls, temporary, compression="zstd")
         # Committed. What cannot be removed now is removed by the next run, which finds the run_id in OUT.
-        shutil.rmtree(self.parts.work, ignore_errors=True)
+        shutil.rmtree(self._target.work, ignore_errors=True)
         self.close()
         return tally(calls)
 
@@ -168,7 +168,8 @@ def open_run(
     if isinstance(begun, Finished):
         lock.release()
         return begun
-    parts = PartSink(target.work, fingerprint_of(fingerprints)[:12], tuple(labels), provenance)
+    prefix = fingerprint_of(fingerprints)[:12]
+    parts = PartSink(LocalStore(target.work.parent), target.work.name, prefix, tuple(labels), provenance)
     return Run(target, lock, begun, parts, len(recordings), own)
 
 
@@ -232,24 +233,3 @@ def _remove_temporaries(target: Target) -> None:
         path.unlink(missing_ok=True)
     for path in (target.out, target.segments):
         remove_temporaries(path)
-
-
-def _write_segments(tables: Iterator[pa.Table], schema: pa.Schema, path: Path) -> None:
-    """Stream tables into one file, in row groups of GROUP_ROWS."""
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        waiting: list[pa.Table] = []
-        num_waiting = 0
-        for table in tables:
-            waiting.append(table)
-            num_waiting += table.num_rows
-            while num_waiting >= GROUP_ROWS:
-                joined = pa.concat_tables(waiting)
-                writer.write_table(_solid(joined.slice(0, GROUP_ROWS), schema), row_group_size=GROUP_ROWS)
-                waiting, num_waiting = [joined.slice(GROUP_ROWS)], num_waiting - GROUP_ROWS
-        if num_waiting:
-            writer.write_table(_solid(pa.concat_tables(waiting), schema), row_group_size=GROUP_ROWS)
-
-
-def _solid(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Give a table one chunk and one dictionary per column."""
-    return table.unify_dictionaries().combine_chunks().cast(schema)

@@ -22,6 +22,7 @@ from batchser.records import SPEECH, Outcome, Recording, WindowBatch
 from batchser.scoring import BatchScorer, load_model
 from batchser.settings import RunSettings
 from batchser.sink import PartSink
+from batchser.sink.store import LocalStore
 from batchser.tables import Provenance
 from batchser.windows import cut_windows
 
@@ -144,4 +145,4 @@ def _write(outcomes: Sequence[Outcome], model: Model, clock: _Clock, work: Path,
                 duration_s=outcome.duration_s or 0.0, min_duration_s=settings.min_duration_s,
             )  # fmt: skip
         provenance = Provenance(bundle.name, bundle.sha256, settings.fingerprint(), __version__)
-        PartSink(work, "bench", bundle.labels, provenance).write(outcomes)
+        PartSink(LocalStore(work.parent), work.name, "bench", bundle.labels, provenance).write(outcomes)
