@@ -172,14 +172,20 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--out", required=True, metavar="OUT", help="Where the calls table goes: a name ending in .parquet.")
+@click.option("--out", required=True, metavar="OUT",
+              help="A name ending in .parquet: where the calls table goes. Any other: the folder or URL of a dataset "
+              "that grows with every run.")  # fmt: skip
 @click.option("--segments", metavar="PATH", help="Where the segments table goes. Default: OUT-stem.segments.parquet.")
 @_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
 @_options(_SCHEDULER, _ENGINE)
 @click.option("--time-limit", type=click.FloatRange(min=1), default=120, show_default=True, metavar="SECONDS",
               help="What a recording may take besides half of its own length. A process that takes longer over one is "
               "ended, and the recording's row says crashed.")  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Start anew: drop unfinished work, replace a result of other inputs.")
+@click.option("--fresh", is_flag=True,
+              help="Start anew: drop unfinished work, replace a result of other inputs. In a dataset: score these "
+              "inputs again.")  # fmt: skip
+@click.option("--retry-failed", is_flag=True,
+              help="In a dataset: score those again that are there as crashed or failed.")  # fmt: skip
 @click.option("--json-summary", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write what the run did to this JSON file.")  # fmt: skip
 @_options(_QUIET, _CONFIG)
@@ -188,7 +194,8 @@ def run(context: click.Context, /, **options: Any) -> None:
     """Score recordings and write two Parquet tables: one row per call, one row per 3-second window.
 
     INPUT is a manifest (CSV or Parquet with a `path` column), a folder, a glob, an audio file or an fsspec URL; several
-    are taken one after another. Interrupted, the same command goes on where it stopped; finished, it does nothing.
+    are taken one after another. Interrupted, the same command goes on where it stopped; finished, it does nothing. An
+    OUT that does not end in .parquet is a dataset that grows night by night: what stands there as it is, is skipped.
 
     \b
     Exit codes: 0 every recording was read; 1 done, but some could not be (their rows say why); 2 wrong usage, nothing
@@ -209,6 +216,7 @@ def run(context: click.Context, /, **options: Any) -> None:
         scheduler=options["scheduler"],
         engine=options["engine"],
         fresh=options["fresh"],
+        retry_failed=options["retry_failed"],
         time_limit_s=options["time_limit"],
     )
     summary_path: Path | None = options["json_summary"]
@@ -244,7 +252,8 @@ def _print_report(report: Report) -> None:
     )
     for call_id, status, error in faults_of(report, most=5):
         click.echo(f"  {status}: {call_id}: {error}", err=True)
-    click.echo(f"calls     {report.out}\nsegments  {report.segments}")
+    calls = report.out if report.out.endswith(".parquet") else f"{report.out}/calls"
+    click.echo(f"calls     {calls}\nsegments  {report.segments}")
 
 
 @cli.command()
@@ -271,6 +280,36 @@ def check(context: click.Context, /, **options: Any) -> None:
     )
     click.echo(json.dumps(asdict(found), indent=1) if options["as_json"] else found.page())
     context.exit(1 if found.faults else 0)
+
+
+@cli.command()
+@click.argument("out", metavar="OUT")
+@click.option("--older-than", type=click.IntRange(min=1), metavar="DAYS",
+              help="Forget days that lie more than so many days back, by their date in UTC.")  # fmt: skip
+@click.option("--call", "call_ids", multiple=True, metavar="CALL_ID",
+              help="Erase this call and its windows wherever they stand. May be repeated.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would go, and leave it.")
+def vacuum(out: str, older_than: int | None, call_ids: tuple[str, ...], dry_run: bool) -> None:
+    """Forget days past their retention, or single calls on request, in the dataset at OUT.
+
+    The recordings are not ours to remove: a run that finds an erased one scores it again. Exit code 1 if a call stands
+    nowhere.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from batchser import sink
+
+    if older_than is None and not call_ids:
+        raise ConfigError("nothing to forget: give --older-than DAYS, or --call CALL_ID")
+    before = None if older_than is None else datetime.now(UTC).date() - timedelta(days=older_than)
+    done = sink.vacuum(out, before=before, call_ids=call_ids, dry_run=dry_run)
+    click.echo(f"{'would forget' if dry_run else 'forgot'} {len(done.days)} days and {len(done.calls)} calls")
+    for day in done.days:
+        click.echo(f"  {day}")
+    for call_id in done.unknown:
+        click.echo(f"{call_id}: no such call in the dataset", err=True)
+    if done.unknown:
+        sys.exit(1)
 
 
 @cli.command()

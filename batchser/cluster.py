@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from batchser.errors import ConfigError
+from batchser.errors import BatchserError, ConfigError
 
 _CONNECT_S: Final = 15.0
+_START_TRIES: Final = 3
 #: Dask's own default is a MALLOC_TRIM_THRESHOLD_ that makes glibc map and clear every array anew, which takes as much
 #: time as all our arithmetic and saves no memory at the peak. These keep what one batch leaves for the next.
 WORKER_ENVIRONMENT: Final = {
@@ -30,6 +32,10 @@ _CONFIG: Final = {
 }
 
 
+class ClusterError(BatchserError):
+    """There is no cluster to work on (exit code 3); what is done is kept, the same command resumes."""
+
+
 @contextmanager
 def open_cluster(scheduler: str | None, workers: int, say: Callable[[str], None]) -> Iterator[Any]:
     """Give a client of the scheduler at this address, or of an own local cluster: one process a core, one thread each.
@@ -43,9 +49,10 @@ def open_cluster(scheduler: str | None, workers: int, say: Callable[[str], None]
     Raises
     ------
     ConfigError : no scheduler answers at the address
+    ClusterError : worker processes cannot be started here
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     _quiet_distributed()
     if scheduler is not None:
@@ -60,21 +67,33 @@ def open_cluster(scheduler: str | None, workers: int, say: Callable[[str], None]
             yield client
         return
     say(f"starting {workers} worker processes")
-    with (
-        dask.config.set(_CONFIG),
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=0, processes=True, dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):  # fmt: skip
+    with dask.config.set(_CONFIG), _own_cluster(workers) as cluster, Client(cluster) as client:
         _leave_ctrl_c_to_the_driver(client)
         yield client
 
 
+def _own_cluster(workers: int) -> Any:
+    """Start processes here. One that dies before it is ready has no recording to blame, and is forgiven a few times."""
+    from distributed import LocalCluster
+
+    for tries in range(_START_TRIES):
+        try:
+            return LocalCluster(
+                n_workers=workers, threads_per_worker=1, memory_limit=0, processes=True,
+                dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+        except RuntimeError as error:
+            failed = error
+            time.sleep(2**tries)
+    raise ClusterError(
+        f"worker processes cannot be started here ({failed}); what is done is kept: give them more memory, or use "
+        "fewer (--workers), and repeat the same command"
+    ) from failed
+
+
 def num_workers(client: Any) -> int:
     """Count the workers that the cluster has now."""
-    return len(client.scheduler_info(n_workers=-1)["workers"])
+    return len(client.scheduler_info(n_workers=-1).get("workers", ()))
 
 
 def _leave_ctrl_c_to_the_driver(client: Any) -> None:

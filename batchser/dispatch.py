@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,7 +139,7 @@ class Dispatcher:
         """Run all waiting shards; give back those whose process died, so that the caller may put them in halves."""
         running: dict[Any, Sequence[Recording]] = {}
         while waiting or running:
-            while waiting and len(running) < _IN_FLIGHT_PER_WORKER * max(1, num_workers(self._client)):
+            while waiting and len(running) < _IN_FLIGHT_PER_WORKER * max(1, self._num_workers()):
                 shard = waiting.popleft()
                 limits_s = [self._limits_s[recording.index] for recording in shard]
                 running[self._submit(score_shard, self._task, shard, limits_s)] = shard
@@ -192,7 +193,8 @@ class Dispatcher:
         )
 
     def _submit(self, work: Callable[..., None], *arguments: Any) -> Any:
-        return self._client.submit(work, *arguments, pure=False, retries=0)
+        with _told_when_gone():
+            return self._client.submit(work, *arguments, pure=False, retries=0)
 
     def _ended(self, futures: Sequence[Any]) -> list[Any]:
         """Wait until one future at least is no longer under way, and return those.
@@ -206,11 +208,10 @@ class Dispatcher:
         deserted_s = 0.0
         while True:
             try:
-                wait(futures, timeout=_LOOK_S, return_when="FIRST_COMPLETED")
+                with _told_when_gone():
+                    wait(futures, timeout=_LOOK_S, return_when="FIRST_COMPLETED")
             except TimeoutError:
                 deserted_s = 0.0 if self._num_workers() else deserted_s + _LOOK_S
-            except (CancelledError, OSError, RuntimeError) as error:
-                raise RunError(_GONE) from error
             ended = [future for future in futures if future.status != "pending"]
             if self._client.status != "running" or any(future.status in ("cancelled", "lost") for future in ended):
                 raise RunError(_GONE)
@@ -223,7 +224,10 @@ class Dispatcher:
                 )
 
     def _num_workers(self) -> int:
-        return num_workers(self._client) if self._client.status == "running" else 0
+        if self._client.status != "running":  # asked, a client that looks for its scheduler takes half a minute
+            raise RunError(_GONE)
+        with _told_when_gone():
+            return num_workers(self._client)
 
     def _has_died(self, future: Any) -> bool:
         """Whether the process that worked on this died.
@@ -248,3 +252,14 @@ class Dispatcher:
 
 
 _GONE: Final = "the Dask scheduler is gone; what is done is kept, the same command resumes"
+
+
+@contextmanager
+def _told_when_gone() -> Iterator[None]:
+    """Tell what distributed raises where there is no scheduler any more; waiting that only takes long is none of it."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except (CancelledError, OSError, RuntimeError) as error:
+        raise RunError(_GONE) from error

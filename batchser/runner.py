@@ -24,7 +24,17 @@ from batchser.preflight import Header, read_headers, refuse_if_nothing_is_scored
 from batchser.records import FAULTS, Recording
 from batchser.scoring import choose_engine
 from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, RunSettings, available_cores, default_workers
-from batchser.sink import Finished, Run, checked_paths, open_run
+from batchser.sink import (
+    DatasetRun,
+    Finished,
+    Run,
+    checked_paths,
+    checked_place,
+    faults_in,
+    is_dataset,
+    open_dataset,
+    open_run,
+)
 from batchser.tables import Provenance, Tally, reserved_columns
 
 #: Shards: small enough to share out evenly, large enough that their own cost does not count.
@@ -62,6 +72,7 @@ class Job:
     scheduler: str | None = None
     engine: str = AUTO_ENGINE
     fresh: bool = False
+    retry_failed: bool = False
     time_limit_s: float = 120.0
     sizes: BatchSizes = field(default_factory=BatchSizes)
 
@@ -102,10 +113,7 @@ def run(job: Job, progress: Progress) -> Report:
         batchser_version=__version__,
         settings=asdict(job.settings),
     )
-    opened = open_run(
-        job.out, manifest.recordings, bundle.labels, provenance,
-        segments=job.segments, own=manifest.columns, fresh=job.fresh,
-    )  # fmt: skip
+    opened = _opened(job, manifest, bundle, provenance)
     if isinstance(opened, Finished):
         progress.say(f"{opened.out} is finished: same inputs, model and settings; nothing to do")
         return _report(opened, opened.tally, bundle, started_at, started, opened.tally.recordings, scored_s=0.0)
@@ -140,8 +148,15 @@ def _checked(job: Job) -> tuple[Bundle, Manifest]:
         manifest = read_inputs(job.inputs, reserved_columns(bundle.labels if bundle else ()))
     except ConfigError as error:
         faults += error.faults
+    if is_dataset(job.out) and job.segments is not None:
+        faults.append(f"--segments {job.segments}: a dataset has its own place for them; leave it out")
+    if job.retry_failed and not is_dataset(job.out):
+        faults.append("--retry-failed: is for datasets, whose OUT is a folder; here --fresh scores all again")
     try:
-        checked_paths(job.out, job.segments)
+        if is_dataset(job.out):
+            checked_place(job.out)
+        else:
+            checked_paths(job.out, job.segments)
     except ConfigError as error:
         faults += error.faults
     if bundle is None or manifest is None or faults:
@@ -149,8 +164,21 @@ def _checked(job: Job) -> tuple[Bundle, Manifest]:
     return bundle, manifest
 
 
+def _opened(job: Job, manifest: Manifest, bundle: Bundle, provenance: Provenance) -> Run | DatasetRun | Finished:
+    """Start or resume what makes OUT, in the form that its name asks for."""
+    if is_dataset(job.out):
+        return open_dataset(
+            job.out, manifest.recordings, bundle.labels, provenance,
+            own=manifest.columns, fresh=job.fresh, retry_failed=job.retry_failed,
+        )  # fmt: skip
+    return open_run(
+        job.out, manifest.recordings, bundle.labels, provenance,
+        segments=job.segments, own=manifest.columns, fresh=job.fresh,
+    )  # fmt: skip
+
+
 def _report(
-    result: Run | Finished,
+    result: Run | DatasetRun | Finished,
     tally: Tally,
     bundle: Bundle,
     started_at: datetime,
@@ -162,7 +190,7 @@ def _report(
     return Report(
         run_id=result.run_id,
         exit_code=1 if FAULTS & {status for status, count in tally.by_status.items() if count} else 0,
-        started_at=started_at.isoformat(timespec="seconds"),
+        started_at=started_at.isoformat(timespec="milliseconds"),
         seconds=round(seconds, 3),
         recordings=tally.recordings,
         recordings_reused=reused,
@@ -176,7 +204,9 @@ def _report(
     )
 
 
-def _score_missing(job: Job, bundle: Bundle, opened: Run, headers: Sequence[Header], progress: Progress) -> None:
+def _score_missing(
+    job: Job, bundle: Bundle, opened: Run | DatasetRun, headers: Sequence[Header], progress: Progress
+) -> None:
     lengths = [header.duration_s for header in headers]
     total_s = sum(length or 0.0 for length in lengths)
     recordings = [header.recording for header in headers]
@@ -221,10 +251,7 @@ def _header_processes(job: Job) -> int:
 
 def faults_of(report: Report, most: int) -> list[tuple[str, str, str]]:
     """Read the first ``most`` faults of a finished run from its calls table: call_id, status, sentence."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(report.out, columns=["call_id", "status", "error"])
-    faulty = table.filter(pc.is_in(table["status"].cast("string"), pa.array(sorted(FAULTS)))).slice(0, most)
-    return [(row["call_id"], row["status"], row["error"] or "") for row in faulty.to_pylist()]
+    if not FAULTS & report.by_status.keys():
+        return []
+    since = datetime.fromisoformat(report.started_at) if is_dataset(report.out) else None  # not of the nights before
+    return faults_in(report.out, since, most)

@@ -16,6 +16,7 @@ The schema's metadata hold ``batchser.schema_version``, ``batchser.run_id`` and,
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -309,27 +310,52 @@ def attach_own_columns(calls: pa.Table, indices: npt.NDArray[np.int64], own: pa.
     return pa.table([*columns[:end], *chosen.columns, *columns[end:]], schema=schema)
 
 
-def tally(calls: pa.Table) -> Tally:
-    """Count a calls table by recording: one ``ok`` channel makes it ok, else the first status of STATUSES counts.
+def by_recording(calls: pa.Table) -> pa.Table:
+    """Make one row per recording of a calls table, in the order of their first rows.
 
-    Needs the columns call_id, status, duration_s and num_scored.
+    One ``ok`` channel makes a recording ok, else the first status of STATUSES counts; ``num_scored`` is of all its
+    channels; other columns are as its first row has them. Needs the columns call_id, status and num_scored.
     """
     precedence = ("ok", *(status for status in STATUSES if status != "ok"))
+    ranks = {status: number for number, status in enumerate(precedence)}
     call_ids = calls["call_id"].unify_dictionaries().combine_chunks()
-    ids, first, recording = np.unique(
+    _, first, recording = np.unique(
         np.asarray(call_ids.indices if len(call_ids) else [], np.int64), return_index=True, return_inverse=True
     )
-    rank = np.full(len(ids), len(precedence))
-    ranks = {status: number for number, status in enumerate(precedence)}
+    rank = np.full(len(first), len(precedence))
     np.minimum.at(rank, recording, [ranks[status] for status in calls["status"].to_pylist()])
-    counts = np.bincount(rank, minlength=len(precedence))
-    duration_s = np.asarray(calls["duration_s"].fill_null(0.0), np.float64)[first]
+    num_scored = np.zeros(len(first), np.int64)
+    np.add.at(num_scored, recording, np.asarray(calls["num_scored"], np.int64))
+    order = np.argsort(first)
+    rows = calls.take(pa.array(first[order]))
+    for name, values in (
+        ("status", pa.array([precedence[number] for number in rank[order]], pa.string())),
+        ("num_scored", pa.array(num_scored[order])),
+    ):
+        rows = rows.set_column(rows.column_names.index(name), name, values)
+    return rows
+
+
+def tally(calls: pa.Table) -> Tally:
+    """Count a calls table by recording; needs the columns call_id, status, duration_s and num_scored."""
+    return tally_recordings(by_recording(calls))
+
+
+def tally_recordings(rows: pa.Table) -> Tally:
+    """Count rows that are one a recording (``by_recording``), with status, duration_s and num_scored."""
+    counts = Counter(rows["status"].to_pylist())
     return Tally(
-        recordings=len(ids),
-        by_status={status: int(counts[ranks[status]]) for status in STATUSES if counts[ranks[status]]},
-        audio_s=float(duration_s.sum()),
-        scored_windows=int(np.asarray(calls["num_scored"], np.int64).sum()),
+        recordings=rows.num_rows,
+        by_status={status: counts[status] for status in STATUSES if counts[status]},
+        audio_s=float(np.asarray(rows["duration_s"].fill_null(0.0), np.float64).sum()),
+        scored_windows=int(np.asarray(rows["num_scored"], np.int64).sum()),
     )
+
+
+def own_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the manifest's own columns of a calls schema."""
+    first, end = (schema.get_field_index(name) for name in ("abstained_share", "source_sha256"))
+    return pa.schema([schema.field(position) for position in range(first + 1, end)])
 
 
 def _labels_of(schema: pa.Schema) -> list[str]:

@@ -132,11 +132,11 @@ def test_every_option_has_help(command: str, option: click.Option) -> None:
 
 
 def test_commands_are_those_of_the_design() -> None:
-    assert set(COMMANDS) == {"run", "check", "score", "models", "train", "evaluate", "tune"}
+    assert set(COMMANDS) == {"run", "check", "score", "models", "vacuum", "train", "evaluate", "tune"}
     of_run = {option.opts[0] for option in cli.cli.commands["run"].params if isinstance(option, click.Option)}
     assert of_run == {
         *("--out", "--segments", "--model", "--roles", "--channel-roles", "--workers", "--scheduler", "--config"),
-        *("--fresh", "--quiet", "--json-summary", "--engine", "--time-limit"),
+        *("--fresh", "--quiet", "--json-summary", "--engine", "--time-limit", "--retry-failed"),
     }
     for words in ("Exit codes:", "0 every", "1 done", "2 wrong", "3 the run", "130 it was interrupted"):
         assert words in (cli.cli.commands["run"].help or "")
@@ -283,7 +283,7 @@ def test_wrong_usage(batchser: Command, arguments: tuple[str, ...], words: str) 
         (("--roles", ","), "error: --roles: received ',', expected"),
         (("--model", "no-such"), "error: model 'no-such': no such bundle. Installed: "),
         (("--model", "./no-such"), "no bundle.json there"),
-        (("--out", "results"), "error: --out results: expected a file name that ends in .parquet"),
+        (("--out", "folder.parquet/no/results"), "error: --out folder.parquet/no/results: there is no folder"),
         (("--out", "folder.parquet"), "error: --out folder.parquet: is a folder"),
         (("--out", "no/r.parquet"), "error: --out no/r.parquet: there is no folder"),
         (("--out", "s3://bucket/r.parquet"), "error: --out s3://bucket/r.parquet: expected a local path"),
@@ -307,14 +307,26 @@ def test_an_unknown_model_lists_the_installed(batchser: Command, recordings: Pat
     assert "BATCHSER_MODELS" in errors
 
 
-def test_a_folder_as_out_is_not_yet_a_dataset(batchser: Command, recordings: Path) -> None:
+def test_a_folder_as_out_is_a_dataset_that_grows_and_forgets(batchser: Command, recordings: Path) -> None:
     Path("night").mkdir()
     ended = batchser("run", recordings, *RUN, "--out", "night/")
-    assert ended.code == 2
-    assert ended.err == (
-        "error: --out night/: expected a file name that ends in .parquet (this version does not write a folder as a "
-        "growing dataset); for instance night.parquet\n"
-    )
+    assert ended.code == 0, ended.err
+    assert f"calls     {Path('night').absolute()}/calls" in ended.out
+    assert "0 were done before" in ended.out
+    again = batchser("run", recordings, *RUN, "--out", "night")
+    assert (again.code, "nothing was left to score" in again.out) == (0, True)
+    calls = pd.read_parquet("night/calls")
+    day, name = str(calls["call_date"][0]), str(calls["call_id"][0])
+    dry = batchser("vacuum", "night", "--call", name, "--dry-run")
+    assert dry == Ended(0, "would forget 0 days and 1 calls\n", "")
+    gone = batchser("vacuum", "night", "--call", name, "--call", "nobody")
+    assert gone == Ended(1, "forgot 0 days and 1 calls\n", "nobody: no such call in the dataset\n")
+    assert batchser("vacuum", "night", "--older-than", "1").out == "forgot 0 days and 0 calls\n"
+    assert len(pd.read_parquet(f"night/calls/call_date={day}")) == len(calls) - 1
+
+
+def test_vacuum_wants_to_know_what(batchser: Command) -> None:
+    assert batchser("vacuum", "night").err == "error: nothing to forget: give --older-than DAYS, or --call CALL_ID\n"
 
 
 @pytest.mark.parametrize("file", ["weights.npz", "bundle.json"])
@@ -454,6 +466,7 @@ CONFIG: dict[str, object] = {
     "scheduler": "tcp://host:8786",
     "fresh": True,
     "time_limit": 30,
+    "retry_failed": True,
     "quiet": True,
     "json_summary": "s.json",
 }
@@ -488,6 +501,7 @@ def test_every_option_of_run_has_its_key(batchser: Command, jobs: list[Job]) -> 
         scheduler="tcp://host:8786",
         engine="openvino",
         fresh=True,
+        retry_failed=True,
         time_limit_s=30.0,
     )
     assert job.settings.fingerprint() == settings.fingerprint()

@@ -20,8 +20,10 @@ import pytest
 from conftest import LABELS, RATE_HZ, call, silence, speechlike, write
 from rows import TOLERANCE, assert_same_tables
 
+from batchser import cluster as cluster_module
 from batchser import dispatch, runner, summary
 from batchser.bundle import Bundle
+from batchser.cluster import ClusterError
 from batchser.dispatch import Dispatcher, RunError, Task, score_shard
 from batchser.errors import ConfigError
 from batchser.records import FAULTS, KINDS, STATUSES, Recording
@@ -541,6 +543,28 @@ def test_a_recording_that_never_ends_costs_its_own_row(
     assert "was ended after 1 s (--time-limit), twice" in calls.loc["one-sample", "error"]
 
 
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_worker_processes_that_die_at_their_start_are_started_again(
+    monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    started = []
+
+    def local_cluster(**_: object) -> str:
+        started.append(1)
+        if len(started) <= deaths:
+            raise RuntimeError("Nanny failed to start.")
+        return "a cluster"
+
+    monkeypatch.setattr("distributed.LocalCluster", local_cluster)
+    monkeypatch.setattr(cluster_module.time, "sleep", lambda _: None)
+    if deaths == 2:
+        assert cluster_module._own_cluster(2) == "a cluster"
+    else:
+        with pytest.raises(ClusterError, match=r"cannot be started here \(Nanny failed to start\.\); what is"):
+            cluster_module._own_cluster(2)
+    assert len(started) == 3
+
+
 def test_a_cluster_without_workers_breaks_the_run_off(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -640,11 +664,11 @@ def test_a_full_disk_under_a_worker_breaks_the_run_off(
 
 def test_faults_of_model_inputs_and_output_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,roles\na.wav,boss\n", encoding="utf-8")
-    wrong = Job((str(tmp_path / "m.csv"), str(tmp_path / "nowhere")), str(tmp_path / "results"), model="no-such-model")
+    wrong = Job((str(tmp_path / "m.csv"), str(tmp_path / "nowhere")), str(tmp_path / "no/r"), model="no-such-model")
     with pytest.raises(ConfigError) as caught:
         runner.run(wrong, Told())
     said = " | ".join(caught.value.faults)
-    for words in ("model 'no-such-model'", "line 2", "boss", "nowhere: no such file", "ends in .parquet"):
+    for words in ("model 'no-such-model'", "line 2", "boss", "nowhere: no such file", "there is no folder"):
         assert words in said
     assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
 

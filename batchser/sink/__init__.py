@@ -1,8 +1,9 @@
 """Parts, resume, commit: what a run leaves on disk, and when. This text is the contract.
 
-The result is two files: ``OUT`` (calls; it ends in ``.parquet``) and the segments, ``OUT-stem.segments.parquet`` beside
-it unless placed elsewhere. Both carry the same ``batchser.run_id``; ``batchser.fingerprint`` says of what they are the
-result. While a run lasts there is also the folder ``OUT.work/``::
+OUT that does not end in ``.parquet`` is a growing dataset: dataset.py has its contract. Else the result is two files:
+``OUT`` (calls) and the segments, ``OUT-stem.segments.parquet`` beside it unless placed elsewhere. Both carry the same
+``batchser.run_id``; ``batchser.fingerprint`` says of what they are the result. While a run lasts there is also the
+folder ``OUT.work/``::
 
     lock                               held (flock) by the one driver that works on OUT; dies with it
     run.json                           {"run_id", "started_at", "fingerprints", "replaces"}, written before any part
@@ -28,9 +29,26 @@ FIRST is the first recording's index, SET a hash of all their indices, RUN the b
 Workers write parts, one driver opens, lists and commits. Work and result lie on local paths.
 """
 
+from batchser.sink.dataset import DatasetRun, checked_place, faults_in, is_dataset, open_dataset
 from batchser.sink.files import SinkError
 from batchser.sink.parts import PartSink
 from batchser.sink.run import Run, open_run
 from batchser.sink.target import Finished, checked_paths, inputs_fingerprint
+from batchser.sink.vacuum import Vacuumed, vacuum
 
-__all__ = ["Finished", "PartSink", "Run", "SinkError", "checked_paths", "inputs_fingerprint", "open_run"]
+__all__ = [
+    "DatasetRun",
+    "Finished",
+    "PartSink",
+    "Run",
+    "SinkError",
+    "Vacuumed",
+    "checked_paths",
+    "checked_place",
+    "faults_in",
+    "inputs_fingerprint",
+    "is_dataset",
+    "open_dataset",
+    "open_run",
+    "vacuum",
+]

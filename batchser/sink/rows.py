@@ -9,11 +9,11 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-#: Rows of a row group in the segments file: what a reader can skip, and what the commit holds in memory.
+#: Rows of a row group in a file of results: what a reader can skip, and what the commit holds in memory.
 GROUP_ROWS: Final = 2**19
 
 
-def write_segments(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
+def write_rows(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
     """Stream tables into one file, in row groups of GROUP_ROWS."""
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         waiting: list[pa.Table] = []

@@ -22,7 +22,7 @@ from batchser.records import Recording
 from batchser.settings import fingerprint_of
 from batchser.sink.files import SinkError, placing, remove_temporaries
 from batchser.sink.parts import PartSink, assemble, check_whole, read_parts
-from batchser.sink.rows import write_segments
+from batchser.sink.rows import write_rows
 from batchser.sink.store import LocalStore
 from batchser.sink.target import (
     FINGERPRINT_KEY,
@@ -103,7 +103,7 @@ class Run:
             calls = attach_own_columns(calls, indices, self._own)
         calls = with_metadata(calls.replace_schema_metadata(stamp), self.run_id, labels, provenance)
         with placing(self.segments) as temporary:
-            write_segments(assembly.segments(), schema, temporary)
+            write_rows(assembly.segments(), schema, temporary)
         with placing(self.out) as temporary:
             pq.write_table(calls, temporary, compression="zstd")
         # Committed. What cannot be removed now is removed by the next run, which finds the run_id in OUT.

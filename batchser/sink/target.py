@@ -38,8 +38,8 @@ class Finished:
     """The output is there already and is what this run would make."""
 
     run_id: str
-    out: Path
-    segments: Path
+    out: Path | str
+    segments: Path | str
     tally: Tally
 
 
