@@ -31,8 +31,8 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-chaos: setup  ## drivers and workers killed at random moments, a hundred times (half an hour)
-	$(BIN)/python -m pytest -s -m slow tests/chaos
+chaos: setup  ## the long tests: drivers and workers killed a hundred times, thirty nights (most of an hour)
+	$(BIN)/python -m pytest -s -m slow
 
 bench: setup  ## print speed and memory of the job and each stage beside the papers' way and peers
 	$(BIN)/python tests/bench/bench.py

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchser import __version__
+from batchser import __version__, logs
 from batchser.errors import BatchserError, ConfigError
 from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, ENGINES
 
 if TYPE_CHECKING:
-    from batchser.runner import Report
+    from batchser.runner import Job, Report
     from batchser.settings import RunSettings
 
 EXIT_CONFIG, EXIT_BROKEN, EXIT_INTERRUPTED = 2, 3, 130
@@ -30,7 +30,7 @@ _Command = Callable[..., Any]
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that DESIGN.md promises."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logs.configure("text")
     signal.signal(signal.SIGTERM, _interrupt)
     # NumPy's own threads gain nothing on our small matrices, and spin where other processes want the cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -40,19 +40,27 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         code = EXIT_CONFIG
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; a run keeps what is done: the same command, without --fresh, resumes", err=True)
+        _fail("interrupted; a run keeps what is done: the same command, without --fresh, resumes", "")
         code = EXIT_INTERRUPTED
     except ConfigError as error:
         for fault in error.faults:
-            click.echo(f"error: {fault}", err=True)
+            _fail(fault)
         code = EXIT_CONFIG
     except BatchserError as error:
-        click.echo(f"error: {error}", err=True)
+        _fail(str(error))
         code = EXIT_BROKEN
     except Exception:
         logging.getLogger(__name__).exception("the run broke off; the same command resumes. Please report this")
         code = EXIT_BROKEN
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str, prefix: str = "error: ") -> None:
+    """Say why a command ends, in the log's format."""
+    if logs.current()[0] == "json":
+        logs.tell(sentence, level=logging.ERROR)
+    else:
+        click.echo(f"{prefix}{sentence}", err=True)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -188,6 +196,11 @@ def cli() -> None:
               help="In a dataset: score those again that are there as crashed or failed.")  # fmt: skip
 @click.option("--json-summary", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write what the run did to this JSON file.")  # fmt: skip
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write what the run did to this file as Prometheus text, for node_exporter's textfile "
+              "collector.")  # fmt: skip
+@click.option("--log-format", type=click.Choice(logs.FORMATS), default=logs.FORMATS[0], show_default=True,
+              help="What stderr gets: sentences for people, or JSON objects, one a line, one a shard.")  # fmt: skip
 @_options(_QUIET, _CONFIG)
 @click.pass_context
 def run(context: click.Context, /, **options: Any) -> None:
@@ -201,9 +214,12 @@ def run(context: click.Context, /, **options: Any) -> None:
     Exit codes: 0 every recording was read; 1 done, but some could not be (their rows say why); 2 wrong usage, nothing
     started; 3 the run broke off, 130 it was interrupted: repeat the command, without --fresh, to go on.
     """
-    from batchser.progress import ClickProgress
+    logs.configure(options["log_format"])
+    for name in ("json_summary", "metrics"):
+        path: Path | None = options[name]
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ConfigError(f"--{name.replace('_', '-')} {path}: there is no folder {path.absolute().parent}")
     from batchser.runner import Job
-    from batchser.runner import run as run_job
 
     job = Job(
         inputs=tuple(options["inputs"]),
@@ -219,15 +235,37 @@ def run(context: click.Context, /, **options: Any) -> None:
         retry_failed=options["retry_failed"],
         time_limit_s=options["time_limit"],
     )
-    summary_path: Path | None = options["json_summary"]
-    if summary_path is not None and not summary_path.absolute().parent.is_dir():
-        raise ConfigError(f"--json-summary {summary_path}: there is no folder {summary_path.absolute().parent}")
-    report = run_job(job, ClickProgress(quiet=options["quiet"]))
-    if summary_path is not None:
-        _write_summary(summary_path, report)
+    report = _watched(job, options["metrics"], in_json=options["log_format"] == "json", quiet=options["quiet"])
+    if options["json_summary"] is not None:
+        _write_summary(options["json_summary"], report)
     if not options["quiet"]:
         _print_report(report)
     context.exit(report.exit_code)
+
+
+def _watched(job: Job, metrics_path: Path | None, *, in_json: bool, quiet: bool) -> Report:
+    """Do a job, its progress shown, and its metrics written however it ends."""
+    from batchser import runner
+    from batchser.metrics import Meter, write_metrics
+    from batchser.progress import ClickProgress
+
+    meter = Meter(logs.JsonProgress(quiet=quiet) if in_json else ClickProgress(quiet=quiet))
+    report, exit_code = None, EXIT_BROKEN
+    try:
+        report = runner.run(job, meter)
+        exit_code = report.exit_code
+    except ConfigError:
+        exit_code = EXIT_CONFIG
+        raise
+    except KeyboardInterrupt:
+        exit_code = EXIT_INTERRUPTED
+        raise
+    finally:
+        if metrics_path is not None:
+            write_metrics(metrics_path.absolute(), exit_code, report, meter.stages)
+    if not quiet:
+        logs.tell("finished", {"event": "finished", **asdict(report)})
+    return report
 
 
 def _write_summary(path: Path, report: Report) -> None:
@@ -251,7 +289,10 @@ def _print_report(report: Report) -> None:
         f"in {report.seconds:.1f} s ({speed})"
     )
     for call_id, status, error in faults_of(report, most=5):
-        click.echo(f"  {status}: {call_id}: {error}", err=True)
+        if logs.current()[0] == "json":
+            logs.tell(error, {"event": "fault", "call_id": call_id, "status": status}, logging.WARNING)
+        else:
+            click.echo(f"  {status}: {call_id}: {error}", err=True)
     calls = report.out if report.out.endswith(".parquet") else f"{report.out}/calls"
     click.echo(f"calls     {calls}\nsegments  {report.segments}")
 

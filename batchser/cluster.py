@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from batchser import logs
 from batchser.errors import BatchserError, ConfigError
 
 _CONNECT_S: Final = 15.0
@@ -68,7 +69,7 @@ def open_cluster(scheduler: str | None, workers: int, say: Callable[[str], None]
         return
     say(f"starting {workers} worker processes")
     with dask.config.set(_CONFIG), _own_cluster(workers) as cluster, Client(cluster) as client:
-        _leave_ctrl_c_to_the_driver(client)
+        _prepare_workers(client)
         yield client
 
 
@@ -96,15 +97,18 @@ def num_workers(client: Any) -> int:
     return len(client.scheduler_info(n_workers=-1).get("workers", ()))
 
 
-def _leave_ctrl_c_to_the_driver(client: Any) -> None:
-    """Let workers ignore a terminal's Ctrl-C, which reaches every process of the job: the driver ends them."""
+def _prepare_workers(client: Any) -> None:
+    """Let workers log as the driver does, and ignore Ctrl-C, which reaches every process: the driver ends them."""
     from distributed import WorkerPlugin
 
-    class IgnoreCtrlC(WorkerPlugin):
+    log_format, run_id = logs.current()
+
+    class Prepare(WorkerPlugin):
         def setup(self, worker: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            logs.configure(log_format, run_id)
 
-    client.register_plugin(IgnoreCtrlC())
+    client.register_plugin(Prepare())
 
 
 def _quiet_distributed() -> None:

@@ -22,7 +22,7 @@ from typing import Any, Final
 from batchser import processes, summary
 from batchser.cluster import num_workers
 from batchser.errors import BatchserError, ConfigError
-from batchser.pipeline import BatchSizes, score_recordings
+from batchser.pipeline import BatchSizes, StageClock, score_recordings
 from batchser.records import Outcome, Recording
 from batchser.scoring import Model, load_model
 from batchser.settings import RunSettings
@@ -56,10 +56,13 @@ class Task:
 # ------------------------------------------------------------------------------------------------- in the worker
 
 
-def score_shard(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+def score_shard(
+    task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None
+) -> Mapping[str, float]:
     """Score some recordings and leave them as one part; the model is loaded once a process.
 
     ``limits_s`` are the seconds that each recording may take; past them this process ends. None: there is no limit.
+    Returns the seconds that each stage took.
 
     Raises
     ------
@@ -67,8 +70,11 @@ def score_shard(task: Task, recordings: Sequence[Recording], limits_s: Sequence[
     """
     model = _model_of(task)
     timed = recordings if limits_s is None else _timed(recordings, limits_s)
-    outcomes = list(score_recordings(timed, model, task.settings, task.sizes))
-    task.parts.write(outcomes)
+    clock = StageClock()
+    outcomes = list(score_recordings(timed, model, task.settings, task.sizes, clock))
+    with clock.at("tables"):
+        task.parts.write(outcomes)
+    return clock.seconds
 
 
 def _timed(recordings: Sequence[Recording], limits_s: Sequence[float]) -> Iterator[Recording]:
@@ -102,11 +108,15 @@ class Dispatcher:
     client : of the cluster (cluster.open_cluster)
     task : what its workers need
     limits_s : recording.index → seconds that a worker may take for it
-    done : told of the recordings of each finished shard
+    done : told of the recordings of each finished shard, and of the seconds that each stage took
     """
 
     def __init__(
-        self, client: Any, task: Task, limits_s: Mapping[int, float], done: Callable[[Sequence[Recording]], None]
+        self,
+        client: Any,
+        task: Task,
+        limits_s: Mapping[int, float],
+        done: Callable[[Sequence[Recording], Mapping[str, float]], None],
     ) -> None:
         self._client = client
         self._task = task
@@ -151,7 +161,7 @@ class Dispatcher:
                     self._pause()
                 else:
                     self._deaths_in_a_row = 0
-                    self._done(shard)
+                    self._done(shard, future.result())
 
     def _try_alone(self, suspect: Recording) -> None:
         """Score a recording whose process died once more, with nothing beside it; if it dies again that is its row."""
@@ -160,7 +170,7 @@ class Dispatcher:
         if list(self._failed(deque([[suspect]]))):
             limit_s = self._limits_s[suspect.index]
             self._quarantine(suspect, limit_s if time.monotonic() - started >= limit_s else None)
-            self._done([suspect])
+            self._done([suspect], {})
 
     def _quarantine(self, recording: Recording, limit_s: float | None) -> None:
         """Leave the row of a recording that ended its process twice, the second time with nothing beside it."""
@@ -192,7 +202,7 @@ class Dispatcher:
             "it more, or use fewer workers (--workers), and repeat the same command"
         )
 
-    def _submit(self, work: Callable[..., None], *arguments: Any) -> Any:
+    def _submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
         with _told_when_gone():
             return self._client.submit(work, *arguments, pure=False, retries=0)
 

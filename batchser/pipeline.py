@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,17 @@ from batchser import audio, gate, summary
 from batchser.bundle import find_bundle
 from batchser.errors import AudioError, ConfigError
 from batchser.features import extract, frames_inside, log_mel
-from batchser.records import ROLES, SPEECH, AudioBlock, FloatArray, Outcome, Recording, WindowBatch, WindowScores
+from batchser.records import (
+    ROLES,
+    SPEECH,
+    AudioBlock,
+    FloatArray,
+    IntArray,
+    Outcome,
+    Recording,
+    WindowBatch,
+    WindowScores,
+)
 from batchser.scoring import BatchScorer, Model, load_model
 from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, RunSettings
 from batchser.windows import cut_windows, window_bounds_s
@@ -40,6 +52,22 @@ class BatchSizes:
     block_s: float = 30.0
     gate_windows: int = 32
     score_windows: int = 256
+
+
+class StageClock:
+    """Adds up the seconds that each stage takes: ``seconds`` by its name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def at(self, stage: str) -> Iterator[None]:
+        """Count what happens inside."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
 @dataclass(slots=True)
@@ -68,31 +96,40 @@ class _Analysis:
 
 
 def score_recordings(
-    recordings: Iterable[Recording], model: Model, settings: RunSettings, sizes: BatchSizes | None = None
+    recordings: Iterable[Recording],
+    model: Model,
+    settings: RunSettings,
+    sizes: BatchSizes | None = None,
+    clock: StageClock | None = None,
 ) -> Iterator[Outcome]:
     """Score recordings one after another and yield one Outcome each, in order.
 
-    A recording that cannot be read, or fails otherwise, is an Outcome with a status; the loop goes on.
+    A recording that cannot be read, or fails otherwise, is an Outcome with a status; the loop goes on. ``clock`` counts
+    the seconds of ``decode``, ``features`` (with the gate), ``scoring`` and ``summary``.
     """
-    sizes = sizes or BatchSizes()
+    sizes, clock = sizes or BatchSizes(), clock or StageClock()
     scorer = BatchScorer(model, sizes.score_windows)
     waiting: deque[_Analysis] = deque()
     for recording in recordings:
-        waiting.append(_analyse(recording, scorer, settings, sizes))
+        waiting.append(_analyse(recording, scorer, settings, sizes, clock))
         while waiting and waiting[0].last_window <= scorer.num_scored:
-            yield _outcome(waiting.popleft(), model, settings)
-    scorer.flush()
+            yield _outcome(waiting.popleft(), model, settings, clock)
+    with clock.at("scoring"):
+        scorer.flush()
     for analysis in waiting:
-        yield _outcome(analysis, model, settings)
+        yield _outcome(analysis, model, settings, clock)
 
 
-def _analyse(recording: Recording, scorer: BatchScorer, settings: RunSettings, sizes: BatchSizes) -> _Analysis:
+def _analyse(
+    recording: Recording, scorer: BatchScorer, settings: RunSettings, sizes: BatchSizes, clock: StageClock
+) -> _Analysis:
     """Decode, gate and queue one recording; faults become a status here, and nowhere else."""
     analysis = _Analysis(recording)
     try:
         with audio.open_source(recording) as source:  # once: it may be far away
-            analysis.source_sha256 = source.sha256()
-            _gate_and_queue(analysis, source, scorer, settings, sizes)
+            with clock.at("decode"):
+                analysis.source_sha256 = source.sha256()
+            _gate_and_queue(analysis, source, scorer, settings, sizes, clock)
     except AudioError as error:
         analysis.fault = ("unreadable", str(error))
     except Exception as error:
@@ -107,24 +144,51 @@ def _unexpected(recording: Recording, error: Exception) -> tuple[str, str]:
 
 
 def _gate_and_queue(
-    analysis: _Analysis, source: audio.Source, scorer: BatchScorer, settings: RunSettings, sizes: BatchSizes
+    analysis: _Analysis,
+    source: audio.Source,
+    scorer: BatchScorer,
+    settings: RunSettings,
+    sizes: BatchSizes,
+    clock: StageClock,
 ) -> None:
     features = scorer.model.bundle.features
     recording = analysis.recording
-    same = audio.channels_carry_same_signal(recording, settings.limits, source)
+    with clock.at("decode"):
+        same = audio.channels_carry_same_signal(recording, settings.limits, source)
     with audio.open_audio(recording, features.rate_hz, settings.limits, sizes.block_s, source) as reader:
         analysis.roles = channel_roles(recording, reader.num_channels, settings, same_signal=same)
         scored = scored_channels(analysis.roles, settings)
         blocks = (AudioBlock(b.start_samples, b.samples[: len(analysis.roles)]) for b in reader)
-        for batch in cut_windows(blocks, features.window_samples, sizes.gate_windows):
-            analysis.batches.append(_gate_batch(analysis, batch, scored, scorer))
+        batches = cut_windows(blocks, features.window_samples, sizes.gate_windows)
+        while True:
+            with clock.at("decode"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            analysis.batches.append(_gate_batch(analysis, batch, scored, scorer, clock))
             analysis.num_samples += int(batch.num_samples.sum())
         analysis.truncated = reader.truncated
 
 
-def _gate_batch(analysis: _Analysis, batch: WindowBatch, scored: Sequence[int], scorer: BatchScorer) -> _Windows:
+def _gate_batch(
+    analysis: _Analysis, batch: WindowBatch, scored: Sequence[int], scorer: BatchScorer, clock: StageClock
+) -> _Windows:
     """Gate one batch (C, B, N) and queue the speech windows of the scored channels."""
-    model = scorer.model
+    with clock.at("features"):
+        windows, stacks, num_frames = _gated(batch, scored, scorer.model)
+    settings = scorer.model.bundle.features
+    for channel in scored:
+        rows = np.flatnonzero(windows.kind[channel] == SPEECH)
+        with clock.at("features"):
+            known = stacks.get(channel)
+            stack = extract(batch.samples[channel, rows], settings).stack if known is None else known[rows]
+        with clock.at("scoring"):
+            analysis.last_window = scorer.submit(stack, num_frames[rows], windows.probabilities[channel], rows)
+    return windows
+
+
+def _gated(batch: WindowBatch, scored: Sequence[int], model: Model) -> tuple[_Windows, dict[int, FloatArray], IntArray]:
+    """Gate one batch (C, B, N): its windows, features of scored channels (B, T, F), and the frames of each (B,)."""
     settings = model.bundle.features
     num_channels, num_windows, _ = batch.samples.shape
     flat = batch.samples.reshape(num_channels * num_windows, -1)  # (C·B, N)
@@ -153,11 +217,7 @@ def _gate_batch(analysis: _Analysis, batch: WindowBatch, scored: Sequence[int], 
         level_dbfs=level.reshape(shape),
         probabilities=np.full((*shape, len(model.bundle.labels)), np.nan, np.float32),
     )
-    for channel in scored:
-        rows = np.flatnonzero(windows.kind[channel] == SPEECH)
-        stack = stacks[channel][rows] if channel in stacks else extract(batch.samples[channel, rows], settings).stack
-        analysis.last_window = scorer.submit(stack, num_frames[rows], windows.probabilities[channel], rows)
-    return windows
+    return windows, stacks, num_frames[:num_windows]
 
 
 def channel_roles(
@@ -206,11 +266,12 @@ def parse_roles(text: str, *, what: str, allow_all: bool = False) -> tuple[str, 
     return words
 
 
-def _outcome(analysis: _Analysis, model: Model, settings: RunSettings) -> Outcome:
+def _outcome(analysis: _Analysis, model: Model, settings: RunSettings, clock: StageClock) -> Outcome:
     """Put a recording's windows together, all of them scored by now, and sum them up."""
     if analysis.fault is None:
         try:
-            return _summed_up(analysis, model, settings)
+            with clock.at("summary"):
+                return _summed_up(analysis, model, settings)
         except Exception as error:
             analysis.fault = _unexpected(analysis.recording, error)
     rows = (summary.failed(*analysis.fault),)

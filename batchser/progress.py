@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import click
@@ -22,6 +22,9 @@ class ClickProgress:
         self._total_recordings = self._recordings = 0
         self._started = self._last_line = time.monotonic()
 
+    def begin(self, run_id: str) -> None:
+        """Pass over the run's id, which people do not need."""
+
     def say(self, line: str) -> None:
         """Print one line."""
         if not self._quiet:
@@ -36,7 +39,7 @@ class ClickProgress:
             self._bar = click.progressbar(length=max(1, round(total_s)), label="scoring", file=sys.stderr)
             self._bar.render_progress()
 
-    def advance(self, seconds: float, recordings: int) -> None:
+    def advance(self, seconds: float, recordings: int, stages: Mapping[str, float] | None = None) -> None:
         """Count ``seconds`` of audio and ``recordings`` as done."""
         self._done_s += seconds
         self._recordings += recordings

@@ -6,7 +6,7 @@ A shard is a run of consecutive recordings of about equal minutes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,14 +48,17 @@ _LIMIT_PER_SECOND: Final = 0.5
 class Progress(Protocol):
     """What a caller is told while a run goes on."""
 
+    def begin(self, run_id: str) -> None:
+        """Take the run's id, which it keeps when it is resumed."""
+
     def say(self, line: str) -> None:
         """Take one line about what happens now."""
 
     def start(self, total_s: float, recordings: int) -> None:
         """Take what is to be scored: seconds of audio (by the headers) and recordings."""
 
-    def advance(self, seconds: float, recordings: int) -> None:
-        """Take what one more finished shard held."""
+    def advance(self, seconds: float, recordings: int, stages: Mapping[str, float]) -> None:
+        """Take what one more finished shard held, and the seconds that each stage took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ def run(job: Job, progress: Progress) -> Report:
         settings=asdict(job.settings),
     )
     opened = _opened(job, manifest, bundle, provenance)
+    progress.begin(opened.run_id)
     if isinstance(opened, Finished):
         progress.say(f"{opened.out} is finished: same inputs, model and settings; nothing to do")
         return _report(opened, opened.tally, bundle, started_at, started, opened.tally.recordings, scored_s=0.0)
@@ -213,8 +217,8 @@ def _score_missing(
     seconds_of = {header.recording.index: header.duration_s or 0.0 for header in headers}
     progress.start(total_s, len(headers))
 
-    def done(recordings: Sequence[Recording]) -> None:
-        progress.advance(sum(seconds_of[recording.index] for recording in recordings), len(recordings))
+    def done(recordings: Sequence[Recording], stages: Mapping[str, float]) -> None:
+        progress.advance(sum(seconds_of[recording.index] for recording in recordings), len(recordings), stages)
 
     def shards_for(workers: int) -> list[Sequence[Recording]]:
         target_s = min(_MAX_SHARD_S, max(_MIN_SHARD_S, total_s / (max(1, workers) * _SHARDS_PER_WORKER)))
@@ -234,8 +238,7 @@ def _score_missing(
     )
     if here:
         for shard in shards_for(1):
-            score_shard(task, shard)
-            done(shard)
+            done(shard, score_shard(task, shard))
     elif recordings:
         # Even one shard gets a process of its own: a recording that kills its process must not kill the driver.
         limits_s = {index: job.time_limit_s + _LIMIT_PER_SECOND * length_s for index, length_s in seconds_of.items()}

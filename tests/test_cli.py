@@ -137,6 +137,7 @@ def test_commands_are_those_of_the_design() -> None:
     assert of_run == {
         *("--out", "--segments", "--model", "--roles", "--channel-roles", "--workers", "--scheduler", "--config"),
         *("--fresh", "--quiet", "--json-summary", "--engine", "--time-limit", "--retry-failed"),
+        *("--metrics", "--log-format"),
     }
     for words in ("Exit codes:", "0 every", "1 done", "2 wrong", "3 the run", "130 it was interrupted"):
         assert words in (cli.cli.commands["run"].help or "")
@@ -469,6 +470,8 @@ CONFIG: dict[str, object] = {
     "retry_failed": True,
     "quiet": True,
     "json_summary": "s.json",
+    "metrics": "m.prom",
+    "log_format": "json",
 }
 
 
@@ -506,6 +509,26 @@ def test_every_option_of_run_has_its_key(batchser: Command, jobs: list[Job]) -> 
     )
     assert job.settings.fingerprint() == settings.fingerprint()
     assert Path("s.json").exists()
+
+
+def test_machines_are_told_in_json_how_a_run_ended(batchser: Command, recordings: Path) -> None:
+    watched = ("--log-format", "json", "--metrics", "m.prom")
+    ended = batchser("run", recordings, *RUN, "--out", "no/r.parquet", *watched)
+    lines = [json.loads(line) for line in ended.err.splitlines()]
+    assert ended.code == 2
+    assert {line["level"] for line in lines} == {"error"}
+    assert lines[0]["message"].startswith("--out no/r.parquet: there is no folder")
+    assert "batchser_exit_code 2\n" in Path("m.prom").read_text()
+    assert "last_success" not in Path("m.prom").read_text()
+    ended = batchser("run", recordings, *RUN, "--out", "r.parquet", *watched)
+    lines = [json.loads(line) for line in ended.err.splitlines()]
+    assert ended.code == 0
+    assert lines[-1]["event"] == "finished"
+    assert {line["run_id"] for line in lines} == {lines[-1]["run_id"]} != {""}
+    assert 'batchser_recordings{status="ok"}' in Path("m.prom").read_text()
+    assert batchser("run", recordings, "--out", "r.parquet", "--metrics", "no/m.prom").err == (
+        f"error: --metrics no/m.prom: there is no folder {Path('no').absolute()}\n"
+    )
 
 
 def test_the_command_line_wins(batchser: Command, jobs: list[Job]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -37,7 +37,8 @@ class Silent:
 
     def say(self, line: str) -> None: ...
     def start(self, total_s: float, recordings: int) -> None: ...
-    def advance(self, seconds: float, recordings: int) -> None: ...
+    def begin(self, run_id: str) -> None: ...
+    def advance(self, seconds: float, recordings: int, stages: Mapping[str, float]) -> None: ...
 
 
 class Centre:
@@ -293,11 +294,12 @@ def test_what_a_dead_run_has_done_is_not_done_again(centre: Centre, monkeypatch:
     monkeypatch.setattr(runner, "_MAX_SHARD_S", 1.0)
     done = []
 
-    def killed_at_the_third(task: Task, recordings: Sequence[Recording]) -> None:
+    def killed_at_the_third(task: Task, recordings: Sequence[Recording]) -> Mapping[str, float]:
         if len(done) == 2:
             raise KeyboardInterrupt
-        dispatch.score_shard(task, recordings)
+        seconds = dispatch.score_shard(task, recordings)
         done.append(recordings)
+        return seconds
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "score_shard", killed_at_the_third)
@@ -339,12 +341,12 @@ def test_a_lost_ledger_costs_work_and_no_row(centre: Centre) -> None:
 
 
 def test_two_runs_at_once(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
-    def meanwhile(task: Task, recordings: Sequence[Recording]) -> None:
+    def meanwhile(task: Task, recordings: Sequence[Recording]) -> Mapping[str, float]:
         with pytest.raises(ConfigError, match="another run is at work"):
             centre.run()
         with pytest.raises(ConfigError, match="another run is at work"):
             vacuum(centre.folder / "night", call_ids=["c0"])
-        dispatch.score_shard(task, recordings)
+        return dispatch.score_shard(task, recordings)
 
     monkeypatch.setattr(runner, "score_shard", meanwhile)
     centre.run()

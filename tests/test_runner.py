@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ ROLES = {
     "mulaw": "customer",
 }
 
+Seconds = Mapping[str, float]
+
 
 class Told:
     """A Progress that keeps what it is told."""
@@ -67,6 +70,7 @@ class Told:
         self.lines: list[str] = []
         self.total_s = self.done_s = 0.0
         self.recordings = self.total = 0
+        self.stages: Counter[str] = Counter()
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -74,7 +78,11 @@ class Told:
     def start(self, total_s: float, recordings: int) -> None:
         self.total_s, self.total = total_s, recordings
 
-    def advance(self, seconds: float, recordings: int) -> None:
+    def begin(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    def advance(self, seconds: float, recordings: int, stages: Mapping[str, float]) -> None:
+        self.stages.update(stages)
         self.done_s += seconds
         self.recordings += recordings
 
@@ -275,6 +283,9 @@ def test_progress_is_told_of_all_seconds_and_recordings(job: Job, tmp_path: Path
     assert told.done_s == pytest.approx(told.total_s)
     assert told.total_s == pytest.approx(report.audio_s, rel=0.01)
     assert "reading 18 headers" in told.lines
+    assert told.run_id == report.run_id
+    assert set(told.stages) == {"decode", "features", "scoring", "summary", "tables"}
+    assert 0 < sum(told.stages.values()) <= report.seconds
 
 
 def test_the_first_faults_are_read_back(undisturbed: Report) -> None:
@@ -327,16 +338,17 @@ def test_no_scheduler_at_the_address(job: Job, tmp_path: Path, monkeypatch: pyte
 # ---------------------------------------------------------------------------------------------------- interrupted
 
 
-def breaking_after(shards: int, error: BaseException) -> Callable[[Task, Sequence[Recording]], None]:
+def breaking_after(shards: int, error: BaseException) -> Callable[[Task, Sequence[Recording]], Seconds]:
     """A ``score_shard`` that raises once so many shards are done."""
     done = 0
 
-    def broken(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+    def broken(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> Seconds:
         nonlocal done
         if done == shards:
             raise error
-        score_shard(task, recordings)
+        seconds = score_shard(task, recordings)
         done += 1
+        return seconds
 
     return broken
 
@@ -504,10 +516,10 @@ def test_a_recording_that_kills_its_process_costs_its_own_row(
 ) -> None:
     killers = {"empty", "mono"}  # one amid others in its shard, one alone in it
 
-    def score_or_die(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+    def score_or_die(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> Seconds:
         if any(recording.call_id in killers for recording in recordings):
             os._exit(1)
-        score_shard(task, recordings)
+        return score_shard(task, recordings)
 
     monkeypatch.setattr(dispatch, "score_shard", score_or_die)  # travels to the workers by value
     told = Told()
@@ -530,11 +542,11 @@ def test_a_recording_that_kills_its_process_costs_its_own_row(
 def test_a_recording_that_never_ends_costs_its_own_row(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def score_or_hang(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+    def score_or_hang(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> Seconds:
         for recording in dispatch._timed(recordings, limits_s or ()):
             while recording.call_id == "one-sample":
                 pass  # as a decoder's loop: it gives no one a chance to ask it to stop
-        score_shard(task, recordings, limits_s)
+        return score_shard(task, recordings, limits_s)
 
     monkeypatch.setattr(dispatch, "score_shard", score_or_hang)  # travels to the workers by value
     report = runner.run(at(job, tmp_path, scheduler=cluster, workers=None, time_limit_s=1.0), Told())
@@ -568,8 +580,9 @@ def test_worker_processes_that_die_at_their_start_are_started_again(
 def test_a_cluster_without_workers_breaks_the_run_off(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+    def slow(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> Seconds:
         time.sleep(2)
+        return {}
 
     monkeypatch.setattr(dispatch, "score_shard", slow)
     monkeypatch.setattr(dispatch, "_LOOK_S", 0.1)
@@ -603,7 +616,7 @@ def test_an_error_in_the_middle_of_one_recording_costs_its_own_row(
 def test_an_error_of_the_worker_itself_is_not_blamed_on_recordings(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+    def broken(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> Seconds:
         raise ModuleNotFoundError("No module named 'batchser'")
 
     monkeypatch.setattr(dispatch, "score_shard", broken)
@@ -626,11 +639,12 @@ def test_a_scheduler_that_goes_away_breaks_the_run_off(
         )
     )
 
-    def slow(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+    def slow(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> Seconds:
         time.sleep(0.5)
+        return {}
 
     class Killing(Told):
-        def advance(self, seconds: float, recordings: int) -> None:
+        def advance(self, seconds: float, recordings: int, stages: Mapping[str, float]) -> None:
             scheduler.kill()
 
     monkeypatch.setattr(dispatch, "score_shard", slow)
@@ -651,7 +665,7 @@ def test_a_scheduler_that_goes_away_breaks_the_run_off(
 def test_a_full_disk_under_a_worker_breaks_the_run_off(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> None:
+    def full(task: Task, recordings: Sequence[Recording], limits_s: Sequence[float] | None = None) -> Seconds:
         raise SinkError("part: cannot be written (No space left on device)")
 
     monkeypatch.setattr(dispatch, "score_shard", full)
