@@ -9,7 +9,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import click
 
 from batchser import __version__, logs
 from batchser.errors import BatchserError, ConfigError
-from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, ENGINES
+from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, DEFAULT_PROTOCOLS, ENGINES, TrustSettings
 
 if TYPE_CHECKING:
     from batchser.runner import Job, Report
@@ -139,6 +139,21 @@ _CONFIG = click.option(
     help="Defaults for all options of this command, by name (`channel_roles = \"agent,customer\"`), and the tables "
     "[limits] and [summary].",
 )  # fmt: skip
+_TRUST = (
+    click.option(
+        "--root", metavar="DIR_OR_URL",
+        help="Recordings must lie in it, links and .. followed; others are unreadable. For manifests that are not "
+        "yours.",
+    ),
+    click.option(
+        "--protocols", default=",".join(DEFAULT_PROTOCOLS), show_default=True, metavar="LIST",
+        help="Protocols of URLs that manifests may name, besides those of INPUT itself.",
+    ),
+    click.option(
+        "--max-rows", type=click.IntRange(min=1), default=TrustSettings().max_rows, show_default=True, metavar="N",
+        help="A manifest of more rows is refused before it is taken in.",
+    ),
+)  # fmt: skip
 _QUIET = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 _DATA = click.option(
     "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR", required=True,
@@ -185,7 +200,7 @@ def cli() -> None:
               "that grows with every run.")  # fmt: skip
 @click.option("--segments", metavar="PATH", help="Where the segments table goes. Default: OUT-stem.segments.parquet.")
 @_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
-@_options(_SCHEDULER, _ENGINE)
+@_options(_SCHEDULER, _ENGINE, *_TRUST)
 @click.option("--time-limit", type=click.FloatRange(min=1), default=120, show_default=True, metavar="SECONDS",
               help="What a recording may take besides half of its own length. A process that takes longer over one is "
               "ended, and the recording's row says crashed.")  # fmt: skip
@@ -299,7 +314,7 @@ def _print_report(report: Report) -> None:
 
 @cli.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS, _ENGINE)
+@_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS, _ENGINE, *_TRUST)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a page.")
 @_options(_CONFIG)
 @click.pass_context
@@ -577,6 +592,15 @@ def _model_folders() -> tuple[Path, ...]:
     return tuple(Path(folder) for folder in os.environ.get("BATCHSER_MODELS", "").split(os.pathsep) if folder)
 
 
+def _trust(options: Mapping[str, Any]) -> TrustSettings:
+    """How far manifests are trusted; what the command line itself names is."""
+    from batchser.audio import schemes_of
+
+    allowed = [word.strip().lower() for word in options["protocols"].split(",") if word.strip()]
+    named = [scheme for given in options["inputs"] for scheme in schemes_of(given)]
+    return TrustSettings(options["root"], tuple(dict.fromkeys([*allowed, *named])), options["max_rows"])
+
+
 def _run_settings(options: Mapping[str, Any], tables: Mapping[str, Any] | None) -> RunSettings:
     """Build what changes results from the options and from the config file's tables, all faults at once."""
     from batchser.pipeline import parse_roles
@@ -586,7 +610,7 @@ def _run_settings(options: Mapping[str, Any], tables: Mapping[str, Any] | None) 
     built: dict[str, Any] = {}
     for name, kind in (("limits", LimitSettings), ("summary", SummarySettings)):
         given = (tables or {}).get(name, {})
-        known: dict[str, Any] = {item.name: item.default for item in fields(kind)}
+        known: dict[str, Any] = {item.name: item.default for item in fields(kind) if item.name != "trust"}
         faults += [f"[{name}] {key}: no such key; expected {', '.join(known)}" for key in given if key not in known]
         chosen: dict[str, Any] = {}
         for key in [key for key in given if key in known]:
@@ -597,6 +621,8 @@ def _run_settings(options: Mapping[str, Any], tables: Mapping[str, Any] | None) 
                 expected = "a whole number" if number is int else "a number"
                 faults.append(f"[{name}] {key}: received {value!r}, expected {expected} of at least 0")
         built[name] = kind(**chosen)
+    if "root" in options:
+        built["limits"] = replace(built["limits"], trust=_trust(options))
     for name, allow_all in (("roles", True), ("channel_roles", False)):
         try:
             if options[name]:

@@ -126,7 +126,7 @@ def _analyse(
     """Decode, gate and queue one recording; faults become a status here, and nowhere else."""
     analysis = _Analysis(recording)
     try:
-        with audio.open_source(recording) as source:  # once: it may be far away
+        with audio.open_source(recording, settings.limits.trust) as source:  # once: it may be far away
             with clock.at("decode"):
                 analysis.source_sha256 = source.sha256()
             _gate_and_queue(analysis, source, scorer, settings, sizes, clock)

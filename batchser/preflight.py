@@ -236,7 +236,7 @@ def survey(
     """
     bundle = find_bundle(model, search)
     engine = choose_engine(bundle, engine)
-    recordings = read_inputs(inputs, reserved_columns(bundle.labels)).recordings
+    recordings = read_inputs(inputs, reserved_columns(bundle.labels), settings.limits.trust.max_rows).recordings
     processes = default_workers() if workers is None else workers
     started = time.perf_counter()
     headers = read_headers(recordings, settings.limits, processes)

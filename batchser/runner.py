@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -114,7 +114,7 @@ def run(job: Job, progress: Progress) -> Report:
         model_sha256=bundle.sha256,
         settings_sha256=job.settings.fingerprint(),
         batchser_version=__version__,
-        settings=asdict(job.settings),
+        settings=job.settings.stated(),
     )
     opened = _opened(job, manifest, bundle, provenance)
     progress.begin(opened.run_id)
@@ -149,7 +149,8 @@ def _checked(job: Job) -> tuple[Bundle, Manifest]:
     except ConfigError as error:
         faults += error.faults
     try:
-        manifest = read_inputs(job.inputs, reserved_columns(bundle.labels if bundle else ()))
+        reserved = reserved_columns(bundle.labels if bundle else ())
+        manifest = read_inputs(job.inputs, reserved, job.settings.limits.trust.max_rows)
     except ConfigError as error:
         faults += error.faults
     if is_dataset(job.out) and job.segments is not None:
@@ -173,7 +174,7 @@ def _opened(job: Job, manifest: Manifest, bundle: Bundle, provenance: Provenance
     if is_dataset(job.out):
         return open_dataset(
             job.out, manifest.recordings, bundle.labels, provenance,
-            own=manifest.columns, fresh=job.fresh, retry_failed=job.retry_failed,
+            own=manifest.columns, fresh=job.fresh, retry_failed=job.retry_failed, trust=job.settings.limits.trust,
         )  # fmt: skip
     return open_run(
         job.out, manifest.recordings, bundle.labels, provenance,

@@ -34,6 +34,8 @@ NUM_PITCHES: Final = 48
 CHUNK_FRAMES: Final = 4
 #: The bundle that is used where none is named.
 DEFAULT_MODEL: Final = "telephone-6"
+#: Protocols of fsspec that manifests may name unless told otherwise: object stores, whose keys the operator gave.
+DEFAULT_PROTOCOLS: Final = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 #: The quickest engine that is here and knows a bundle's networks (scoring.choose_engine); the default.
 AUTO_ENGINE: Final = "auto"
 #: What may run a bundle's networks.
@@ -216,6 +218,19 @@ class GateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """How far manifests are trusted, which may come from anywhere. None of it changes what a recording's scores are.
+
+    ``root``: a folder or URL that recordings must lie in, links and ``..`` followed; None: anywhere. ``protocols``: of
+    fsspec URLs that may be opened; chained ones, all of them. ``max_rows``: of a manifest, before it is taken in.
+    """
+
+    root: str | None = None
+    protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
+    max_rows: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """What a recording may ask of the machine; past one of these it is ``unreadable`` and its row gives the number."""
 
@@ -224,6 +239,7 @@ class LimitSettings:
     min_rate_hz: int = 4000
     max_rate_hz: int = 192_000
     max_decoded_bytes: int = 64 * 2**30
+    trust: TrustSettings = field(default_factory=TrustSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +268,15 @@ class RunSettings:
     limits: LimitSettings = field(default_factory=LimitSettings)
     summary: SummarySettings = field(default_factory=SummarySettings)
 
+    def stated(self) -> dict[str, Any]:
+        """These settings as JSON-able values, without whom they trust."""
+        settings = dataclasses.asdict(self)
+        del settings["limits"]["trust"]
+        return settings
+
     def fingerprint(self) -> str:
-        """The sha256 of these settings in canonical JSON, 64 hexadecimal digits."""
-        return fingerprint_of(dataclasses.asdict(self))
+        """The sha256 of what is ``stated`` in canonical JSON, 64 hexadecimal digits."""
+        return fingerprint_of(self.stated())
 
 
 def fingerprint_of(value: Any) -> str:

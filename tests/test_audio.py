@@ -1,7 +1,9 @@
 """Reading recordings: every format that can be written here, damaged headers, halves, limits, and bounded memory."""
 
 import hashlib
+import io
 import os
+import shutil
 import struct
 import tracemalloc
 from pathlib import Path
@@ -21,12 +23,12 @@ from batchser.audio import (
     probe,
 )
 from batchser.audio.headers import FileView, WavLayout, corrected_wav, wav_layout
-from batchser.audio.source import Source, open_source
+from batchser.audio.source import Source, check_trusted, open_source
 from batchser.errors import AudioError
 from batchser.records import AUDIO_SUFFIXES, Recording
-from batchser.settings import LimitSettings
+from batchser.settings import LimitSettings, TrustSettings
 
-LIMITS = LimitSettings()
+LIMITS = LimitSettings(trust=TrustSettings(protocols=("memory", "nowhere")))
 SECONDS = 3
 
 # name, format, subtype, rate: what libsndfile writes
@@ -557,7 +559,7 @@ def test_only_two_channels_are_compared(folder: Path, tmp_path: Path) -> None:
 
 
 def source_sha256(recorded: Recording) -> str:
-    with open_source(recorded) as source:
+    with open_source(recorded, LIMITS.trust) as source:
         return source.sha256()
 
 
@@ -580,6 +582,116 @@ def test_urls_are_read_like_files(folder: Path) -> None:
     for url, message in (("memory://night/none.wav", "no such file"), ("nowhere://a.wav", "could not be read")):
         with pytest.raises(AudioError, match=message):
             probe(recording(url), LIMITS)
+
+
+def test_a_header_far_away_is_read_without_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "hour.wav"
+    sf.write(path, np.zeros(8000 * 600, np.float32), 8000, subtype="PCM_16")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/night/hour.wav", path.read_bytes())
+    read_bytes = 0
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            nonlocal read_bytes
+            found = super().read(size)
+            read_bytes += len(found)
+            return found
+
+    monkeypatch.setattr(type(memory), "open", lambda self, path, *_, **__: Counted(self.cat_file(path)))
+    info = probe(recording("memory://night/hour.wav"), LIMITS)
+    assert (info.duration_s, info.truncated) == (600.0, False)
+    assert 0 < read_bytes < 100_000
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_store_has_its_bad_minutes(folder: Path, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/night/mulaw.wav", (folder / "mulaw.wav").read_bytes())
+    plain, tries = type(memory).open, []
+
+    def failing(self: object, path: str, *rest: object, **more: object) -> object:
+        tries.append(path)
+        if len(tries) <= failures:
+            raise OSError("503 Slow Down")
+        return plain(self, path, *rest, **more)
+
+    monkeypatch.setattr(type(memory), "open", failing)
+    monkeypatch.setattr("batchser.audio.source.time.sleep", lambda _: None)
+    if failures == 2:
+        with open_source(recording("memory://night/mulaw.wav"), LIMITS.trust) as source:
+            assert source.read_at(0, 4) == b"RIFF"
+    else:
+        with pytest.raises(AudioError, match=r"could not be read \(503 Slow Down\)"):
+            open_source(recording("memory://night/mulaw.wav"), LIMITS.trust)
+
+
+# ---------------------------------------------------------------------------------------------------- trust
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "http://169.254.169.254/latest/meta-data", "simplecache::http://x/a.wav", "zip://a.wav::s3://b/x.zip",
+        "ftp://x/a.wav", "github://a:b@main/a.wav", "reference::s3://b/x", "HTTP://x/a.wav", "file::http://x/a.wav",
+    ],
+)  # fmt: skip
+def test_protocols_that_are_not_allowed_are_not_spoken(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *_: pytest.fail("asked"))
+    with pytest.raises(AudioError, match=r"the path has the protocol '\w+', expected a local path or one of s3, .*"):
+        probe(recording(path), LimitSettings())
+
+
+def test_recordings_outside_of_the_root_are_not_opened(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "day").mkdir(parents=True)
+    inside = root / "day/a.wav"
+    shutil.copy(folder / "mulaw.wav", inside)
+    secret = tmp_path / "secret.wav"
+    shutil.copy(folder / "mulaw.wav", secret)
+    (root / "link.wav").symlink_to(inside)
+    (root / "out.wav").symlink_to(secret)
+    (root / "up").symlink_to(tmp_path)
+    (tmp_path / "root-2").mkdir()
+    shutil.copy(folder / "mulaw.wav", tmp_path / "root-2/a.wav")
+    limits = LimitSettings(trust=TrustSettings(root=str(root)))
+    for path in (inside, root / "link.wav", root / "day/../day/a.wav", inside.as_uri()):
+        assert probe(recording(path), limits).codec == "ulaw"
+    outside = (
+        *(secret, root / "out.wav", root / "up/secret.wav", root / "../secret.wav", tmp_path / "root-2/a.wav"),
+        *(secret.as_uri(), root / "nowhere/../../secret.wav", "s3://bucket/a.wav", "/proc/self/environ"),
+    )
+    for path in outside:
+        with pytest.raises(AudioError, match="the path leads outside of --root"):
+            probe(recording(path), limits)
+
+
+def test_a_link_that_is_turned_while_it_is_opened_leads_nowhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root").mkdir()
+    shutil.copy(folder / "mulaw.wav", tmp_path / "secret.wav")
+    (tmp_path / "root/a.wav").symlink_to(tmp_path / "secret.wav")
+    monkeypatch.setattr("batchser.audio.source.check_trusted", lambda *_: None)  # it still led inside when looked at
+    with pytest.raises(AudioError, match="the path leads outside of --root"):
+        open_source(recording(tmp_path / "root/a.wav"), TrustSettings(root=str(tmp_path / "root")))
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"),
+    [
+        ("s3://bucket/calls/a.wav", True), ("s3://bucket/calls/2026/a.wav", True), ("s3://bucket/calls-2/a.wav", False),
+        ("s3://bucket/calls/../b/a.wav", False), ("s3://bucket/calls/%2e%2e/a.wav", False), ("/etc/a.wav", False),
+        ("s3://other/calls/a.wav", False), ("s3a://bucket/calls/a.wav", False),
+    ],
+)  # fmt: skip
+def test_a_root_may_be_a_prefix(path: str, inside: bool) -> None:
+    trust = TrustSettings(root="s3://bucket/calls/")
+    if inside:
+        check_trusted(path, trust)
+    else:
+        with pytest.raises(AudioError, match="the path leads outside of --root"):
+            check_trusted(path, trust)
 
 
 def test_files_are_closed(folder: Path) -> None:

@@ -25,7 +25,7 @@ from batchser import __version__, cli, runner
 from batchser.bundle import Bundle
 from batchser.dispatch import RunError
 from batchser.runner import Job, Report
-from batchser.settings import DEFAULT_MODEL, LimitSettings, RunSettings, SummarySettings
+from batchser.settings import DEFAULT_MODEL, LimitSettings, RunSettings, SummarySettings, TrustSettings
 from batchser.sink import SinkError
 
 COMMANDS = sorted(cli.cli.commands)
@@ -137,7 +137,7 @@ def test_commands_are_those_of_the_design() -> None:
     assert of_run == {
         *("--out", "--segments", "--model", "--roles", "--channel-roles", "--workers", "--scheduler", "--config"),
         *("--fresh", "--quiet", "--json-summary", "--engine", "--time-limit", "--retry-failed"),
-        *("--metrics", "--log-format"),
+        *("--metrics", "--log-format", "--root", "--protocols", "--max-rows"),
     }
     for words in ("Exit codes:", "0 every", "1 done", "2 wrong", "3 the run", "130 it was interrupted"):
         assert words in (cli.cli.commands["run"].help or "")
@@ -472,6 +472,9 @@ CONFIG: dict[str, object] = {
     "json_summary": "s.json",
     "metrics": "m.prom",
     "log_format": "json",
+    "root": "/calls",
+    "protocols": ["s3", "https"],
+    "max_rows": 5,
 }
 
 
@@ -490,7 +493,7 @@ def test_every_option_of_run_has_its_key(batchser: Command, jobs: list[Job]) -> 
     settings = RunSettings(
         roles=("customer",),
         channel_roles=("agent", "customer"),
-        limits=LimitSettings(max_channels=2, max_duration_s=3600.0),
+        limits=LimitSettings(max_channels=2, max_duration_s=3600.0, trust=TrustSettings("/calls", ("s3", "https"), 5)),
         summary=SummarySettings(trend_threshold=0.2),
     )
     (job,) = jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import fsspec
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -648,3 +650,40 @@ def test_a_hundred_thousand_rows() -> None:
     assert [str(kind) for kind in manifest.columns.schema.types] == ["int64", "string"]
     shards = make_shards(manifest.recordings, [240.0] * count, 3600.0)
     assert {len(shard.recordings) for shard in shards[:-1]} == {15}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_manifest_of_too_many_rows_is_refused_before_it_is_taken_in(tmp_path: Path, suffix: str) -> None:
+    table = pa.table({"path": [f"{k}.wav" for k in range(11)]})
+    path = tmp_path / f"m{suffix}"
+    (pq.write_table if suffix == ".parquet" else pacsv.write_csv)(table, path)
+    assert len(read_inputs([str(path)], RESERVED, 11).recordings) == 11
+    with pytest.raises(ConfigError, match=r"has (more than 10|11) rows.*, expected at most 10 rows; divide it"):
+        read_inputs([str(path)], RESERVED, 10)
+
+
+def test_a_manifest_of_ten_million_rows_costs_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_bytes(b"path\n" + b"a.wav\n" * 10_000_000)
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match="has more than 1000 rows"):
+        read_inputs([str(path)], RESERVED, 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * path.stat().st_size
+
+
+def test_a_parquet_manifest_that_unpacks_to_more_than_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchser.manifest.rows._MAX_UNPACKED_BYTES", 10_000)
+    pq.write_table(pa.table({"path": ["a" * 20_000 + ".wav"]}), tmp_path / "m.parquet", compression="zstd")
+    with pytest.raises(ConfigError, match=r"has 1 rows of \d+ bytes, expected at most"):
+        read_inputs([str(tmp_path / "m.parquet")], RESERVED)
+
+
+def test_a_file_that_is_too_long_for_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchser.manifest.inputs._MAX_BYTES", 10)
+    (tmp_path / "m.csv").write_text("path\na-long-name.wav")
+    with pytest.raises(ConfigError, match="has 20 bytes, expected a manifest of at most 10"):
+        read_inputs([str(tmp_path / "m.csv")], RESERVED)

@@ -1,5 +1,6 @@
 """The story of a recording: parity whatever the sizes, roles, faults as rows, and a loop that nothing ends."""
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from batchser import pipeline
 from batchser.errors import AudioError, BundleError, ConfigError
 from batchser.pipeline import BatchSizes, channel_roles, parse_roles, score_recordings
 from batchser.records import KINDS, SPEECH, Outcome, Recording, WindowScores
-from batchser.settings import LimitSettings, RunSettings
+from batchser.settings import LimitSettings, RunSettings, TrustSettings
 from batchser.tables import segments_schema
 
 TOLERANCE = 1e-5  # of a score, whatever the sizes
@@ -222,7 +223,8 @@ def test_a_remote_recording_is_fetched_once(score, folder, monkeypatch):
         return plain(self, path, *rest)
 
     monkeypatch.setattr(type(memory), "open", counted)
-    (remote,) = score([Recording(0, "a", "memory://night/ring.wav")])
+    settings = dataclasses.replace(EVERY, limits=LimitSettings(trust=TrustSettings(protocols=("memory",))))
+    (remote,) = score([Recording(0, "a", "memory://night/ring.wav")], settings)
     (local,) = score([recording(folder / "ring.wav")])
     assert opened == ["/night/ring.wav"]
     assert (remote.status, remote.source_sha256) == (local.status, local.source_sha256)

@@ -10,6 +10,15 @@ decoded is decoded all the same.
 """
 
 from batchser.audio.reader import AudioReader, channels_carry_same_signal, open_audio, probe
-from batchser.audio.source import Source, open_source
+from batchser.audio.source import Source, check_trusted, open_source, schemes_of
 
-__all__ = ["AudioReader", "Source", "channels_carry_same_signal", "open_audio", "open_source", "probe"]
+__all__ = [
+    "AudioReader",
+    "Source",
+    "channels_carry_same_signal",
+    "check_trusted",
+    "open_audio",
+    "open_source",
+    "probe",
+    "schemes_of",
+]

@@ -91,9 +91,10 @@ class SoundFileDecoder:
             endian = "LITTLE" if kind.raw_subtype == "PCM_16" else None
             raw = {"format": "RAW", "subtype": kind.raw_subtype, "samplerate": kind.raw_rate_hz, "channels": 1}
             raw["endian"] = endian
+        whole = source.file.fileno() if source.on_disk else FileView(source)
         # By descriptor: libsndfile reads it without Python in between, and sees no name to guess a format from.
         source.file.seek(0)
-        self._file = sf.SoundFile(corrected or source.file.fileno(), closefd=False, **raw)
+        self._file = sf.SoundFile(corrected or whole, closefd=False, **raw)
         num_frames = self._file.frames if 0 <= self._file.frames < _UNKNOWN_FRAMES else None
         self._num_frames: int | None = num_frames
         self.promised_s = None if num_frames is None else num_frames / self._file.samplerate

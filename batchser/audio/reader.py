@@ -34,7 +34,7 @@ _SILENT_POWER: Final = 10 ** (-80 / 10)
 def probe(recording: Recording, limits: LimitSettings) -> AudioInfo:
     """Read what a recording's header says, corrected by the size of the file. Decodes a frame at most.
 
-    A recording at an fsspec URL is copied to a temporary file for it.
+    Of a recording at an fsspec URL no more is fetched than that takes.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def probe(recording: Recording, limits: LimitSettings) -> AudioInfo:
     AudioError
         If the file cannot be read, holds no audio, or its header passes a limit.
     """
-    with _opened(recording, limits) as decoder:
+    with open_source(recording, limits.trust, fetch=False) as source, _opened(recording, limits, source) as decoder:
         return decoder.info
 
 
@@ -182,7 +182,7 @@ class AudioReader:
 
 @contextmanager
 def _opened(recording: Recording, limits: LimitSettings, source: Source | None = None) -> Iterator[Decoder]:
-    with nullcontext(source) if source else open_source(recording) as opened:
+    with nullcontext(source) if source else open_source(recording, limits.trust) as opened:
         if not opened.size:
             raise AudioError("the file is empty (0 bytes), expected a recording; fetch it again from the recorder")
         decoder = open_decoder(opened, recording)

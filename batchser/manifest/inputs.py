@@ -29,10 +29,13 @@ from batchser.manifest.files import (
     split_url,
     suffix_of,
 )
-from batchser.manifest.rows import ManifestRows, read_rows, table_of
+from batchser.manifest.rows import MAX_ROWS, ManifestRows, read_rows, table_of
 from batchser.records import Recording
 
 MANIFEST_SUFFIXES: Final = frozenset({".csv", ".parquet", ".pq"})
+
+#: A manifest of more bytes is none: a million rows have some hundred million.
+_MAX_BYTES: Final = 2**29
 
 #: Faults shown; the others are counted.
 MAX_FAULTS_SHOWN: Final = 50
@@ -51,7 +54,7 @@ class Manifest:
     columns: pa.Table
 
 
-def read_inputs(inputs: Sequence[str], reserved: Collection[str]) -> Manifest:
+def read_inputs(inputs: Sequence[str], reserved: Collection[str], max_rows: int = MAX_ROWS) -> Manifest:
     """Read every INPUT, in order, into one manifest.
 
     Parameters
@@ -61,6 +64,8 @@ def read_inputs(inputs: Sequence[str], reserved: Collection[str]) -> Manifest:
         several folders, globs or file names reach is taken once; a manifest's row always counts.
     reserved
         The names of the calls table's columns, which a manifest's own columns must not have.
+    max_rows
+        A manifest of more is refused before it is taken in.
 
     Returns
     -------
@@ -77,7 +82,7 @@ def read_inputs(inputs: Sequence[str], reserved: Collection[str]) -> Manifest:
     seen: set[str] = set()
     for given in inputs:
         try:
-            batches += _read_input(given, reserved, seen)
+            batches += _read_input(given, reserved, seen, max_rows)
         except ConfigError as error:
             faults += error.faults
     faults += chain.from_iterable(batch.rows.faults for batch in batches)
@@ -109,7 +114,7 @@ class _Batch:
         return f"{rows.source}: {rows.unit} {rows.numbers[position]}" if rows.unit else rows.paths[position]
 
 
-def _read_input(given: str, reserved: Collection[str], seen: set[str]) -> list[_Batch]:
+def _read_input(given: str, reserved: Collection[str], seen: set[str], max_rows: int) -> list[_Batch]:
     """Read one INPUT; ``seen`` has the files already taken."""
     if not given.strip():
         raise ConfigError("an INPUT is empty; expected a manifest, a folder, a glob, an audio file or a URL")
@@ -117,10 +122,10 @@ def _read_input(given: str, reserved: Collection[str], seen: set[str]) -> list[_
     is_manifest = suffix in MANIFEST_SUFFIXES and (is_url(given) or not Path(given).is_dir())
     try:
         if is_manifest and not is_pattern(given):
-            return [_manifest_batch(given, suffix, reserved)]
+            return [_manifest_batch(given, suffix, reserved, max_rows)]
         files = find_files(given)
         if is_manifest:
-            return [_manifest_batch(path, suffix, reserved) for path in files.found]
+            return [_manifest_batch(path, suffix, reserved, max_rows) for path in files.found]
     except FileNotFoundError:
         raise ConfigError(f"{given}: no such file or folder") from None
     except (OSError, ImportError, ValueError) as error:  # not permitted, no driver for the URL, no such protocol
@@ -136,16 +141,17 @@ def _read_input(given: str, reserved: Collection[str], seen: set[str]) -> list[_
     return [_Batch(rows, list(fresh.values()), _name_of(files.root))]
 
 
-def _manifest_batch(given: str, suffix: str, reserved: Collection[str]) -> _Batch:
+def _manifest_batch(given: str, suffix: str, reserved: Collection[str], max_rows: int) -> _Batch:
     """Read a manifest and make its paths absolute."""
     opening, here, closing = split_url(given if is_url(given) else absolute(given))
     folder = opening + posixpath.dirname(here)
-    if opening:
-        with fsspec.open(given, "rb") as stream:
-            data = stream.read()
-    else:
-        data = Path(given).read_bytes()
-    rows = read_rows(given, data, parquet=suffix != ".csv", reserved=reserved)
+    with fsspec.open(given, "rb") if opening else Path(given).open("rb") as file:
+        num_bytes = file.seek(0, 2)
+        if num_bytes > _MAX_BYTES:
+            raise ConfigError(f"{given}: has {num_bytes} bytes, expected a manifest of at most {_MAX_BYTES}; divide it")
+        file.seek(0)
+        data = file.read()
+    rows = read_rows(given, data, parquet=suffix != ".csv", reserved=reserved, max_rows=max_rows)
     beginning = inside(folder, "")
     relatives = []
     for position, written in enumerate(rows.paths):

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
@@ -27,6 +28,11 @@ from batchser.records import ENCODINGS, ROLES
 
 #: The columns that mean something to batchser; every other one is the manifest's own.
 KNOWN_COLUMNS: Final = ("path", "call_id", "roles", "started_at", "encoding", "rate_hz")
+
+#: Rows of a manifest unless told otherwise, and what a Parquet manifest may unpack to.
+MAX_ROWS: Final = 1_000_000
+_MAX_UNPACKED_BYTES: Final = 4 * 2**30
+_HEADER_CHARACTERS: Final = 2**16  # in which a CSV's header shows its delimiter
 
 #: What people call the ``path`` column when they do not know its name.
 _PATH_SYNONYMS: Final = ("file", "filename", "file_name", "filepath", "file_path", "recording", "audio", "url", "uri")
@@ -97,7 +103,9 @@ class _Raw:
     readable: bool = False
 
 
-def read_rows(source: str, data: bytes, *, parquet: bool, reserved: Collection[str]) -> ManifestRows:
+def read_rows(
+    source: str, data: bytes, *, parquet: bool, reserved: Collection[str], max_rows: int = MAX_ROWS
+) -> ManifestRows:
     """Read and check one manifest.
 
     Parameters
@@ -110,13 +118,15 @@ def read_rows(source: str, data: bytes, *, parquet: bool, reserved: Collection[s
         Whether it is Parquet; CSV otherwise.
     reserved
         Names that an own column must not have.
+    max_rows
+        More are a fault, told before they are taken in.
 
     Returns
     -------
     ManifestRows
         The rows; not to be used where it carries faults.
     """
-    raw = _read_parquet(data) if parquet else _read_csv(data)
+    raw = _read_parquet(data, max_rows) if parquet else _read_csv(data, max_rows)
     if raw.readable:
         raw.faults += [(raw.head, text) for text in _header_faults(raw, reserved)]
     cells = {name: _checked(raw, name, parse) for name, parse in _PARSERS.items()}
@@ -187,16 +197,16 @@ def _checked(raw: _Raw, name: str, parse: Callable[[Any], Any]) -> list[Any]:
     return parsed
 
 
-def _read_csv(data: bytes) -> _Raw:
+def _read_csv(data: bytes, max_rows: int) -> _Raw:
     """Read a CSV manifest's cells and infer the types of its own columns."""
     raw = _Raw("line")
     try:
-        text = data.decode("utf-8-sig")
+        data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raw.faults.append((line, f": not UTF-8 (byte 0x{data[error.start]:02x}); save it as CSV UTF-8"))
         return raw
-    rows = _csv_rows(text, raw)
+    rows = _csv_rows(data, raw)
     raw.head, header = next(rows, (1, []))
     raw.names = [name.strip() for name in header]
     if not raw.names:
@@ -204,7 +214,11 @@ def _read_csv(data: bytes) -> _Raw:
         return raw
     faults = list(_name_faults(raw.names))
     raw.faults += [(raw.head, f": {text}") for text in faults]
-    kept = [(line, row) for line, row in rows if _fits(line, row, raw)]
+    kept = [(line, row) for line, row in islice(rows, max_rows + 1) if _fits(line, row, raw)]
+    if len(kept) > max_rows:
+        raw.faults.append((0, _too_many(f"more than {max_rows} rows", max_rows)))
+        raw.numbers = []
+        return raw
     raw.numbers = [line for line, _ in kept]
     if faults:
         raw.numbers = []  # which cell belongs to which column is not known
@@ -220,13 +234,15 @@ def _read_csv(data: bytes) -> _Raw:
     return raw
 
 
-def _csv_rows(text: str, raw: _Raw) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(data: bytes, raw: _Raw) -> Iterator[tuple[int, list[str]]]:
     """Yield each row with the line on which it starts; rows without any content are passed over."""
-    first_line = re.sub(r'"[^"]*"?', "", text.lstrip("\r\n").partition("\n")[0])
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
+    first_line = re.sub(r'"[^"]*"?', "", text.read(_HEADER_CHARACTERS).lstrip("\r\n").partition("\n")[0])
+    text.seek(0)
     delimiter = "," if "," in first_line else max(";\t", key=first_line.count)
     if not first_line.count(delimiter):
         delimiter = ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -273,11 +289,17 @@ def _inferred(text: pa.Array) -> pa.Array:
     return text
 
 
-def _read_parquet(data: bytes) -> _Raw:
+def _read_parquet(data: bytes, max_rows: int) -> _Raw:
     """Read a Parquet manifest; own columns keep their types, pandas' nameless index goes."""
     raw = _Raw("row")
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        file = pq.ParquetFile(pa.BufferReader(data))
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        num_bytes = sum(group.total_byte_size for group in groups)
+        if file.metadata.num_rows > max_rows or num_bytes > _MAX_UNPACKED_BYTES:
+            raw.faults.append((0, _too_many(f"{file.metadata.num_rows} rows of {num_bytes} bytes", max_rows)))
+            return raw
+        table = file.read()
     except (pa.ArrowException, OSError) as error:
         raw.faults.append((0, f"not readable as Parquet ({error})"))
         return raw
@@ -298,6 +320,10 @@ def _read_parquet(data: bytes) -> _Raw:
         except (pa.ArrowException, ValueError, OverflowError) as error:
             raw.faults.append((0, f"column '{name}' has the type {table[name].type}: {error}"))
     return raw
+
+
+def _too_many(received: str, max_rows: int) -> str:
+    return f"has {received}, expected at most {max_rows} rows; divide it, or raise --max-rows"
 
 
 def _plain_values(name: str, column: pa.ChunkedArray) -> list[Any]:

@@ -43,6 +43,7 @@ import pyarrow.parquet as pq
 from batchser.errors import ConfigError
 from batchser.locks import FolderLock
 from batchser.records import FAULTS, Recording
+from batchser.settings import TrustSettings
 from batchser.sink.commit import WORK, Commit, clear_work, replay
 from batchser.sink.days import CALL_ID, DAY, INDEX, STATED, VERSION, Addition, days_of, own_there, united_own
 from batchser.sink.ledger import (
@@ -129,6 +130,7 @@ def open_dataset(
     own: pa.Table | None = None,
     fresh: bool = False,
     retry_failed: bool = False,
+    trust: TrustSettings | None = None,
 ) -> DatasetRun | Finished:
     """Start a run that adds to a dataset, or see that it has nothing to add.
 
@@ -140,6 +142,7 @@ def open_dataset(
     own : the manifest's own columns, row i for recording i
     fresh : score all again; their rows replace those that are there
     retry_failed : score those again that are there as ``crashed`` or ``failed``
+    trust : where recordings may lie; others are not looked at
 
     Raises
     ------
@@ -156,11 +159,12 @@ def open_dataset(
         days = days_of(store)
         own_now = own_schema(calls_schema(labels, own.schema if own is not None else None))
         united_own(own_there(store, days), own_now)  # raises before anything is scored
-        entries = entries_of(recordings, own)
+        trust = trust or TrustSettings()
+        entries = entries_of(recordings, own, trust)
         call_ids = pa.array([recording.call_id for recording in recordings], pa.string())
         ledger = read_ledger(store, days, call_ids)
         again = _CRASHED if retry_failed else frozenset[str]()
-        skips = [False] * len(recordings) if fresh else unchanged(recordings, entries, ledger, provenance, again)
+        skips = [False] * len(recordings) if fresh else unchanged(recordings, entries, ledger, provenance, again, trust)
         skipped = np.flatnonzero(skips).astype(np.int64)
         kept = ledger.filter(pc.is_in(ledger["call_id"], call_ids.filter(pa.array(skips, pa.bool_()))))
         if all(skips):

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from batchser import audio
 from batchser.errors import AudioError
 from batchser.records import Recording
-from batchser.settings import fingerprint_of
+from batchser.settings import TrustSettings, fingerprint_of
 from batchser.sink.store import Store
 from batchser.tables import Provenance, by_recording
 
@@ -52,13 +52,13 @@ class Entry:
     version: str | None
 
 
-def entries_of(recordings: Sequence[Recording], own: pa.Table | None) -> list[Entry]:
+def entries_of(recordings: Sequence[Recording], own: pa.Table | None, trust: TrustSettings) -> list[Entry]:
     """Look at every recording of a manifest, with its own columns; no file is opened."""
     rows: Iterator[Mapping[str, Any]] = iter({} for _ in recordings)
     if own is not None and own.num_columns:
         rows = (row for batch in own.to_batches(max_chunksize=10_000) for row in batch.to_pylist())
     with ThreadPoolExecutor(_THREADS) as pool:
-        versions = pool.map(_version, (recording.path for recording in recordings))
+        versions = pool.map(lambda recording: _version(recording.path, trust), recordings)
         return [
             Entry(_stated(recording, row), version)
             for recording, row, version in zip(recordings, rows, versions, strict=True)
@@ -77,7 +77,11 @@ def _stated(recording: Recording, own: Mapping[str, Any]) -> str:
     return fingerprint_of(said)[:32]
 
 
-def _version(path: str) -> str | None:
+def _version(path: str, trust: TrustSettings) -> str | None:
+    try:
+        audio.check_trusted(path, trust)
+    except AudioError:
+        return None
     if "://" not in path:
         try:
             status = Path(path).stat()
@@ -137,6 +141,7 @@ def unchanged(
     ledger: pa.Table,
     provenance: Provenance,
     again: frozenset[str],
+    trust: TrustSettings,
 ) -> list[bool]:
     """Say which recordings are scored already: the same call_id, manifest row, bytes, model and settings.
 
@@ -150,17 +155,19 @@ def unchanged(
             return False
         if (row["model_sha256"], row["settings_sha256"]) != (provenance.model_sha256, provenance.settings_sha256):
             return False
+        if row["status"] == "unreadable" and row["source_sha256"] is None and entry.version is not None:
+            return False  # it could not even be opened, and may be now
         if row["version"] == entry.version:
             return True
-        return row["source_sha256"] is not None and row["source_sha256"] == _sha256(recording)
+        return row["source_sha256"] is not None and row["source_sha256"] == _sha256(recording, trust)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(same, recordings, entries))
 
 
-def _sha256(recording: Recording) -> str | None:
+def _sha256(recording: Recording, trust: TrustSettings) -> str | None:
     try:
-        with audio.open_source(recording) as source:
+        with audio.open_source(recording, trust) as source:
             return source.sha256()
     except AudioError:
         return None
