@@ -51,6 +51,9 @@ class FolderLock:
                 os.close(handle)
         return False
 
+    def check(self) -> None:
+        """See that the folder is still held: nothing can take it away."""
+
     def release(self) -> None:
         """Give the folder back; a second time does nothing."""
         if self._handle >= 0:

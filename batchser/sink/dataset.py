@@ -7,7 +7,7 @@
     _batchser/dataset.json                            schema version and labels: what all files have in common
     _batchser/ledger/call_date=2026-11-20.parquet     what was scored, of which bytes (ledger.py)
     _batchser/runs/TIME-RUN.json                      one for each run that came to its end: the marker of completion
-    _batchser/lock                                    held (flock) by the one driver at work; local datasets
+    _batchser/lock                                    held by the one driver at work: a flock, in a store a lease
     _batchser/work/                                   run.json, recordings.parquet, parts (parts.py), and the journal
 
 Readers see ``calls/`` and ``segments/`` alone, whole files always.
@@ -46,6 +46,7 @@ from batchser.records import FAULTS, Recording
 from batchser.settings import TrustSettings
 from batchser.sink.commit import WORK, Commit, clear_work, replay
 from batchser.sink.days import CALL_ID, DAY, INDEX, STATED, VERSION, Addition, days_of, own_there, united_own
+from batchser.sink.lease import Lease
 from batchser.sink.ledger import (
     LEDGER_SCHEMA,
     Entry,
@@ -54,7 +55,7 @@ from batchser.sink.ledger import (
     unchanged,
 )
 from batchser.sink.parts import PartSink, assemble, check_whole, read_parts
-from batchser.sink.store import LocalStore, Store, store_at
+from batchser.sink.store import LocalStore, RemoteStore, Store, store_at
 from batchser.sink.target import Finished
 from batchser.tables import (
     SCHEMA_VERSION,
@@ -78,7 +79,7 @@ class DatasetRun:
     """A run that adds to a dataset. Leave it with ``close`` or ``with``; ``parts`` goes to the workers."""
 
     def __init__(
-        self, store: Store, lock: FolderLock | None, run_id: str, parts: PartSink, skipped: _Indices, ledger: pa.Table
+        self, store: Store, lock: FolderLock | Lease, run_id: str, parts: PartSink, skipped: _Indices, ledger: pa.Table
     ) -> None:
         self.run_id = run_id
         self.out = store.where().rstrip("/")
@@ -101,8 +102,7 @@ class DatasetRun:
 
     def close(self) -> None:
         """Let others work on the dataset; what is done stays."""
-        if self._lock is not None:
-            self._lock.release()
+        self._lock.release()
 
     def finished_indices(self) -> _Indices:
         """Return the indices of the recordings that stand in the dataset as they are, ascending, int64 (n,)."""
@@ -115,6 +115,7 @@ class DatasetRun:
         ------
         SinkError : a recording is in no part, or a file cannot be written; the parts stay
         """
+        self._lock.check()
         added = _commit_parts(self._store, complete=True)
         self.close()
         kept = self._ledger.select(added.column_names)
@@ -168,16 +169,14 @@ def open_dataset(
         skipped = np.flatnonzero(skips).astype(np.int64)
         kept = ledger.filter(pc.is_in(ledger["call_id"], call_ids.filter(pa.array(skips, pa.bool_()))))
         if all(skips):
-            if lock is not None:
-                lock.release()
+            lock.release()
             where = store.where().rstrip("/")
             return Finished(_last_run(store), where, store.where("segments"), tally_recordings(kept))
         run_id = uuid.uuid4().hex
         started_at = datetime.now(UTC)
         _write_work(store, recordings, entries, own, ~np.array(skips), run_id, labels, provenance, started_at)
     except BaseException:
-        if lock is not None:
-            lock.release()
+        lock.release()
         raise
     parts = PartSink(store, WORK, run_id[:12], tuple(labels), provenance)
     return DatasetRun(store, lock, run_id, parts, skipped, kept)
@@ -211,31 +210,33 @@ def checked_place(out: str | Path) -> Store:
     return store
 
 
-def hold(store: Store) -> FolderLock | None:
-    """Hold a dataset on this machine until the lock is released, and finish what has died there.
+def hold(store: Store) -> FolderLock | Lease:
+    """Hold a dataset until the lock is released, and finish what has died there.
 
     Raises
     ------
     ConfigError : another run is at work on it, or it cannot be written to
     SinkError : what has died cannot be finished
     """
-    lock = None
+    lock: FolderLock | Lease
     if isinstance(store, LocalStore):
         try:
             (store.root / "_batchser").mkdir(parents=True, exist_ok=True)
-            lock = FolderLock(store.root / "_batchser")
         except OSError as error:
             raise ConfigError(
                 f"{store.where()}: cannot be written to ({error.strerror or error}); choose another --out"
             ) from error
+        lock = FolderLock(store.root / "_batchser")
+    else:
+        assert isinstance(store, RemoteStore)  # noqa: S101  there are no others
+        lock = Lease(store, "_batchser/lock")
     try:
         _finish_what_died(store)
         if isinstance(store, LocalStore):
             # Made here and by nobody else: a worker that comes too late, when its run is over, finds no folder.
             (store.root / WORK).mkdir(exist_ok=True)
     except BaseException:
-        if lock is not None:
-            lock.release()
+        lock.release()
         raise
     return lock
 

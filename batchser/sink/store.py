@@ -120,9 +120,20 @@ class RemoteStore:
             return sorted(name[len(root) + 1 :] for name in found)
 
     def open(self, name: str) -> IO[bytes]:
-        """See Store."""
-        filesystem, root = self._opened()
-        opened: IO[bytes] = filesystem.open(f"{root}/{name}", "rb")
+        """See Store.
+
+        Raises
+        ------
+        SinkError : the store does not answer
+        """
+        try:
+            filesystem, root = self._opened()
+            filesystem.invalidate_cache(f"{root}/{name}")  # others write, too
+            opened: IO[bytes] = filesystem.open(f"{root}/{name}", "rb")
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise _sink_error(self.where(name), error) from error
         return opened
 
     @contextlib.contextmanager
@@ -162,6 +173,21 @@ class RemoteStore:
             filesystem, root = self._opened()
             filesystem.rm_file(f"{root}/{name}")
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file unless there is one of that name; False where there is.
+
+        Raises
+        ------
+        SinkError : the store refused
+        """
+        with _told_as_sink_error(self.where(name)):
+            filesystem, root = self._opened()
+            try:
+                filesystem.pipe_file(f"{root}/{name}", data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
     def _opened(self) -> tuple[Any, str]:
         import fsspec  # only remote results pay for it
 
@@ -181,8 +207,11 @@ def _told_as_sink_error(where: str) -> Iterator[None]:
     except SinkError:
         raise
     except Exception as error:  # fsspec's drivers raise kinds of their own
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise SinkError(
-            f"{where}: cannot be written or listed ({reason}); finished parts are kept: mend that and repeat the same "
-            "command"
-        ) from error
+        raise _sink_error(where, error) from error
+
+
+def _sink_error(where: str, error: Exception) -> SinkError:
+    reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return SinkError(
+        f"{where}: cannot be used ({reason}); finished parts are kept: mend that and repeat the same command"
+    )

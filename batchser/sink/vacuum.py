@@ -59,8 +59,7 @@ def vacuum(
                 _erase(store, commit, day, pa.array(calls, pa.string()))
             commit.publish()
     finally:
-        if lock is not None:
-            lock.release()
+        lock.release()
     return Vacuumed(old, calls, tuple(sorted(set(call_ids) - set(calls))))
 
 
