@@ -11,9 +11,11 @@ from typing import Any, Final
 
 from batchser import logs
 from batchser.errors import BatchserError, ConfigError
+from batchser.settings import available_memory_bytes
 
 _CONNECT_S: Final = 15.0
 _START_TRIES: Final = 3
+_MOST_BYTES: Final = 4 * 2**30  # what a worker may weigh: several times what any recording should make it
 #: Dask's own default is a MALLOC_TRIM_THRESHOLD_ that makes glibc map and clear every array anew, which takes as much
 #: time as all our arithmetic and saves no memory at the peak. These keep what one batch leaves for the next.
 WORKER_ENVIRONMENT: Final = {
@@ -30,6 +32,11 @@ _CONFIG: Final = {
     "distributed.deploy.lost-worker-timeout": "1 day",
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     "distributed.worker.profile.enabled": False,  # it looks at every worker's stack 100 times a second
+    # A worker holds no results that it could spill; past its limit it is ended, and its recording is to blame.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
 }
 
 
@@ -80,9 +87,13 @@ def _own_cluster(workers: int) -> Any:
     for tries in range(_START_TRIES):
         try:
             return LocalCluster(
-                n_workers=workers, threads_per_worker=1, memory_limit=0, processes=True,
-                dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-            )  # fmt: skip
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=min(_MOST_BYTES, available_memory_bytes() // workers),
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
         except RuntimeError as error:
             failed = error
             time.sleep(2**tries)

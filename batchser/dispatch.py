@@ -161,7 +161,7 @@ class Dispatcher:
                     self._pause()
                 else:
                     self._deaths_in_a_row = 0
-                    self._done(shard, future.result())
+                    self._done(shard, _result_of(future))
 
     def _try_alone(self, suspect: Recording) -> None:
         """Score a recording whose process died once more, with nothing beside it; if it dies again that is its row."""
@@ -175,7 +175,7 @@ class Dispatcher:
     def _quarantine(self, recording: Recording, limit_s: float | None) -> None:
         """Leave the row of a recording that ended its process twice, the second time with nothing beside it."""
         _LOG.error("%s: ended its process; its row has status 'crashed'", recording.call_id)
-        happened = "died" if limit_s is None else f"was ended after {limit_s:.0f} s (--time-limit)"
+        happened = "died" if limit_s is None else f"died, or was ended after {limit_s:.0f} s (--time-limit)"
         row = summary.failed(
             "crashed",
             f"the process that read this recording {happened}, twice; expected a recording that decodes. Convert it "
@@ -222,8 +222,9 @@ class Dispatcher:
                     wait(futures, timeout=_LOOK_S, return_when="FIRST_COMPLETED")
             except TimeoutError:
                 deserted_s = 0.0 if self._num_workers() else deserted_s + _LOOK_S
-            ended = [future for future in futures if future.status != "pending"]
-            if self._client.status != "running" or any(future.status in ("cancelled", "lost") for future in ended):
+            # "lost": its worker died with the result, and the scheduler has it done again.
+            ended = [future for future in futures if future.status not in ("pending", "lost")]
+            if self._client.status != "running" or any(future.status == "cancelled" for future in ended):
                 raise RunError(_GONE)
             if ended:
                 return ended
@@ -259,6 +260,14 @@ class Dispatcher:
         """Wait longer after each death that follows another."""
         time.sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._deaths_in_a_row))
         self._deaths_in_a_row += 1
+
+
+def _result_of(future: Any) -> Mapping[str, float]:
+    """The seconds of a finished shard; none where its worker died with them, as its part is written all the same."""
+    try:
+        return future.result(timeout=_LOOK_S)
+    except Exception:  # distributed has several for it
+        return {}
 
 
 _GONE: Final = "the Dask scheduler is gone; what is done is kept, the same command resumes"

@@ -212,10 +212,11 @@ def _report(
 def _score_missing(
     job: Job, bundle: Bundle, opened: Run | DatasetRun, headers: Sequence[Header], progress: Progress
 ) -> None:
-    lengths = [header.duration_s for header in headers]
+    longest_s = job.settings.limits.max_duration_s  # what a header may say and mean nothing by it
+    lengths = [None if header.duration_s is None else min(header.duration_s, longest_s) for header in headers]
     total_s = sum(length or 0.0 for length in lengths)
     recordings = [header.recording for header in headers]
-    seconds_of = {header.recording.index: header.duration_s or 0.0 for header in headers}
+    seconds_of = {header.recording.index: length or 0.0 for header, length in zip(headers, lengths, strict=True)}
     progress.start(total_s, len(headers))
 
     def done(recordings: Sequence[Recording], stages: Mapping[str, float]) -> None:

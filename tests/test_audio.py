@@ -584,6 +584,18 @@ def test_urls_are_read_like_files(folder: Path) -> None:
             probe(recording(url), LIMITS)
 
 
+def test_a_length_below_zero_is_no_length(folder: Path, tmp_path: Path) -> None:
+    """As ten thousand damaged files had it once: a WMA whose preroll is longer than its play duration."""
+    data = bytearray((folder / "win.wma").read_bytes())
+    start = data.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))  # ASF 3.2: duration at 64, preroll at 80
+    data[start + 64 : start + 72] = struct.pack("<Q", 1)
+    data[start + 80 : start + 88] = struct.pack("<Q", 7180)
+    (tmp_path / "a.wma").write_bytes(data)
+    info = probe(recording(tmp_path / "a.wma"), LIMITS)
+    assert info.duration_s is None or info.duration_s > 0
+    assert len(read(tmp_path / "a.wma")[0]) > 0
+
+
 def test_a_header_far_away_is_read_without_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "hour.wav"
     sf.write(path, np.zeros(8000 * 600, np.float32), 8000, subtype="PCM_16")

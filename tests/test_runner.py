@@ -552,7 +552,7 @@ def test_a_recording_that_never_ends_costs_its_own_row(
     report = runner.run(at(job, tmp_path, scheduler=cluster, workers=None, time_limit_s=1.0), Told())
     calls = calls_of(report).set_index("call_id")
     assert calls["status"].to_dict() == EXPECTED | {"one-sample": "crashed"}
-    assert "was ended after 1 s (--time-limit), twice" in calls.loc["one-sample", "error"]
+    assert "died, or was ended after 1 s (--time-limit), twice" in calls.loc["one-sample", "error"]
 
 
 @pytest.mark.parametrize("deaths", [2, 3])

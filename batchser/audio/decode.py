@@ -172,10 +172,13 @@ class FfmpegDecoder:
             self._stack = stack.pop_all()
 
     def _stated_duration_s(self) -> float | None:
+        """What the header says, or FFmpeg guesses; None where that is nothing, or nonsense."""
         stream, container = self._stream, self._container
         if stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base)
-        return container.duration / 1_000_000 if container.duration and container.duration > 0 else None
+            stated_s = float(stream.duration * stream.time_base)
+        else:
+            stated_s = (container.duration or 0) / 1_000_000
+        return stated_s if stated_s > 0 else None
 
     def _decoded(self) -> Generator[FloatArray, None, None]:
         """Decode packet by packet: float32 (n, num_channels), until the layout changes or the demuxer fails.
