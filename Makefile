@@ -33,6 +33,7 @@ types: setup
 
 chaos: setup  ## the long tests: drivers and workers killed a hundred times, thirty nights (most of an hour)
 	$(BIN)/python -m pytest -s -m slow
+	$(BIN)/python tests/chaos/fuzz_parsers.py -max_total_time=300 -timeout=10
 
 bench: setup  ## print speed and memory of the job and each stage beside the papers' way and peers
 	$(BIN)/python tests/bench/bench.py

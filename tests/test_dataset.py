@@ -340,6 +340,23 @@ def test_a_lost_ledger_costs_work_and_no_row(centre: Centre) -> None:
     centre.assert_as_from_scratch()
 
 
+def test_a_clock_that_jumps_back_changes_nothing(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 12, 24, 2, tzinfo=UTC)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            nonlocal now
+            now -= timedelta(hours=7)
+            return now
+
+    monkeypatch.setattr("batchser.sink.dataset.datetime", Clock)
+    for number in range(1, 5):
+        assert centre.run(calls=[f"c{k}" for k in range(number)]).recordings_reused == number - 1
+    assert len(list((centre.folder / "night/_batchser/runs").iterdir())) == 4
+    centre.assert_as_from_scratch()
+
+
 def test_two_runs_at_once(centre: Centre, monkeypatch: pytest.MonkeyPatch) -> None:
     def meanwhile(task: Task, recordings: Sequence[Recording]) -> Mapping[str, float]:
         with pytest.raises(ConfigError, match="another run is at work"):

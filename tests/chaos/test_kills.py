@@ -62,7 +62,7 @@ class Night:
 def night(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Night:
     folder = tmp_path_factory.mktemp("night")
     for k in range(6):
-        write(folder / f"{k}.wav", call(k, seconds=10.0), call(k + 100, seconds=10.0), subtype="ULAW")
+        write(folder / f"{k}.wav", call(k, seconds=6.0), call(k + 100, seconds=6.0), subtype="ULAW")
     (folder / "broken.wav").write_bytes(np.random.default_rng(0).bytes(2000))
     lines = ["path,call_id,roles"]
     for k in range(NUM_RECORDINGS):
