@@ -201,7 +201,8 @@ def cli() -> None:
 @click.option("--segments", metavar="PATH", help="Where the segments table goes. Default: OUT-stem.segments.parquet.")
 @_options(_MODEL, _ROLES, _CHANNEL_ROLES, _WORKERS)
 @_options(_SCHEDULER, _ENGINE, *_TRUST)
-@click.option("--time-limit", type=click.FloatRange(min=1), default=120, show_default=True, metavar="SECONDS",
+@click.option("--time-limit", type=click.FloatRange(min=1, max=7 * 86400), default=120, show_default=True,
+              metavar="SECONDS",
               help="What a recording may take besides half of its own length. A process that takes longer over one is "
               "ended, and the recording's row says crashed.")  # fmt: skip
 @click.option("--fresh", is_flag=True,
@@ -277,7 +278,10 @@ def _watched(job: Job, metrics_path: Path | None, *, in_json: bool, quiet: bool)
         raise
     finally:
         if metrics_path is not None:
-            write_metrics(metrics_path.absolute(), exit_code, report, meter.stages)
+            try:
+                write_metrics(metrics_path.absolute(), exit_code, report, meter.stages)
+            except BatchserError as error:  # what the run itself ends with matters more
+                logging.getLogger(__name__).warning("--metrics %s", error)
     if not quiet:
         logs.tell("finished", {"event": "finished", **asdict(report)})
     return report
@@ -340,7 +344,7 @@ def check(context: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("out", metavar="OUT")
-@click.option("--older-than", type=click.IntRange(min=1), metavar="DAYS",
+@click.option("--older-than", type=click.IntRange(min=1, max=36_500), metavar="DAYS",
               help="Forget days that lie more than so many days back, by their date in UTC.")  # fmt: skip
 @click.option("--call", "call_ids", multiple=True, metavar="CALL_ID",
               help="Erase this call and its windows wherever they stand. May be repeated.")  # fmt: skip
@@ -348,8 +352,8 @@ def check(context: click.Context, /, **options: Any) -> None:
 def vacuum(out: str, older_than: int | None, call_ids: tuple[str, ...], dry_run: bool) -> None:
     """Forget days past their retention, or single calls on request, in the dataset at OUT.
 
-    The recordings are not ours to remove: a run that finds an erased one scores it again. Exit code 1 if a call stands
-    nowhere.
+    The recordings are not ours to remove: a run that finds an erased one scores it again. What a run that died has left
+    is committed first. Exit code 1 if a call stands nowhere.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -598,7 +602,13 @@ def _trust(options: Mapping[str, Any]) -> TrustSettings:
 
     allowed = [word.strip().lower() for word in options["protocols"].split(",") if word.strip()]
     named = [scheme for given in options["inputs"] for scheme in schemes_of(given)]
-    return TrustSettings(options["root"], tuple(dict.fromkeys([*allowed, *named])), options["max_rows"])
+    root = options["root"]
+    if root is not None and (root.startswith("file://") or "://" not in root):
+        folder = Path(root.removeprefix("file://")).absolute()  # as it is here: workers may have another folder
+        if not folder.is_dir():
+            raise ConfigError(f"--root {root}: there is no folder {folder}; name the one that recordings lie in")
+        root = str(folder)
+    return TrustSettings(root, tuple(dict.fromkeys([*allowed, *named])), options["max_rows"])
 
 
 def _run_settings(options: Mapping[str, Any], tables: Mapping[str, Any] | None) -> RunSettings:

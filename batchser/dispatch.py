@@ -9,6 +9,7 @@ not set on again at once.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,10 @@ _IN_FLIGHT_PER_WORKER: Final = 2
 _LOOK_S: Final = 5.0  # how often the driver looks up while no shard ends
 _NO_WORKER_S: Final = 600.0  # so long it waits for a cluster without workers
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
+
+
+#: A process has one alarm: where somebody started a worker with several threads, they take turns.
+_ONE_AT_A_TIME: Final = threading.Lock()
 
 
 class RunError(BatchserError):
@@ -68,23 +73,25 @@ def score_shard(
     ------
     SinkError : the part cannot be written
     """
-    model = _model_of(task)
-    timed = recordings if limits_s is None else _timed(recordings, limits_s)
     clock = StageClock()
-    outcomes = list(score_recordings(timed, model, task.settings, task.sizes, clock))
-    with clock.at("tables"):
-        task.parts.write(outcomes)
+    with _ONE_AT_A_TIME:
+        model = _model_of(task)
+        timed = recordings if limits_s is None else _timed(recordings, limits_s)
+        try:
+            outcomes = list(score_recordings(timed, model, task.settings, task.sizes, clock))
+            with clock.at("tables"):
+                task.parts.write(outcomes)
+        finally:
+            processes.clear_alarm()
     return clock.seconds
 
 
 def _timed(recordings: Sequence[Recording], limits_s: Sequence[float]) -> Iterator[Recording]:
-    """Hand out recordings, each with its alarm."""
-    try:
-        for recording, limit_s in zip(recordings, limits_s, strict=True):
-            processes.set_alarm(limit_s)
-            yield recording
-    finally:
-        processes.clear_alarm()
+    """Hand out recordings, each with its alarm; the last one's is for what is left to be done with all of them, too."""
+    for recording, limit_s in zip(recordings, limits_s, strict=True):
+        processes.set_alarm(limit_s)
+        yield recording
+    processes.set_alarm(max(limits_s, default=1.0))
 
 
 def warm_up(task: Task) -> None:

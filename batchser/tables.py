@@ -40,6 +40,11 @@ _TIME: Final = pa.timestamp("us", tz="UTC")
 #: The calls table's columns that a manifest may give: it knows them, so they are no columns of its own.
 _MANIFEST_GIVES: Final = frozenset({"call_id", "path", "started_at"})
 
+#: The partitions of a dataset, which readers see as a column.
+_RESERVED: Final = frozenset({"call_date"})
+#: Columns of ours in work in progress begin so.
+OUR_PREFIX: Final = "batchser:"
+
 _TableOrSchema = TypeVar("_TableOrSchema", pa.Table, pa.Schema)
 
 
@@ -98,17 +103,17 @@ def calls_schema(labels: Sequence[str], own_columns: pa.Schema | None = None) ->
 
 def reserved_columns(labels: Sequence[str] = ()) -> frozenset[str]:
     """Return the names that a manifest's own column must not have (``path`` and the like are no own columns)."""
-    return frozenset(calls_schema(labels).names) - _MANIFEST_GIVES
+    return frozenset(calls_schema(labels).names) - _MANIFEST_GIVES | _RESERVED
 
 
 def check_own_columns(names: Iterable[str], labels: Sequence[str]) -> None:
     """Raise ConfigError that names every own column which collides with one of ours or with another."""
     names = list(names)
-    taken = set(calls_schema(labels).names)
+    taken = set(calls_schema(labels).names) | _RESERVED
     faults = [
         f"manifest column {name!r}: the calls table has a column of that name itself; rename it in the manifest"
         for name in names
-        if name in taken
+        if name in taken or name.startswith(OUR_PREFIX)
     ]
     twice = sorted({name for name in names if names.count(name) > 1})
     faults += [f"manifest column {name!r}: stands there twice; rename or remove one" for name in twice]

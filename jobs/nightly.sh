@@ -18,7 +18,7 @@ logs=${BATCHSER_LOGS:-$PWD}
 day=${BATCHSER_DAY:-$(date -d yesterday +%F)}
 mkdir -p "$logs" || exit 2
 
-exec 9>"$logs/nightly.lock"
+exec 9>"$logs/nightly.lock" || exit 2
 flock --nonblock 9 || { echo "nightly.sh: the night before is still at work ($logs/nightly.lock)" >&2; exit 75; }
 
 batchser run "${BATCHSER_RECORDINGS%/}/$day" --out "$BATCHSER_OUT" --config "${BATCHSER_CONFIG:-$here/night.toml}" \

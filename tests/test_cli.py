@@ -290,6 +290,7 @@ def test_wrong_usage(batchser: Command, arguments: tuple[str, ...], words: str) 
         (("--out", "s3://bucket/r.parquet"), "error: --out s3://bucket/r.parquet: expected a local path"),
         (("--segments", "w.csv"), "error: --segments w.csv: expected a file name that ends in .parquet"),
         (("nowhere",), "error: nowhere: no such file or folder"),
+        (("--root", "nowhere"), "error: --root nowhere: there is no folder"),
     ],
 )
 def test_wrong_configuration(batchser: Command, recordings: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -472,7 +473,7 @@ CONFIG: dict[str, object] = {
     "json_summary": "s.json",
     "metrics": "m.prom",
     "log_format": "json",
-    "root": "/calls",
+    "root": "/usr",
     "protocols": ["s3", "https"],
     "max_rows": 5,
 }
@@ -493,7 +494,7 @@ def test_every_option_of_run_has_its_key(batchser: Command, jobs: list[Job]) -> 
     settings = RunSettings(
         roles=("customer",),
         channel_roles=("agent", "customer"),
-        limits=LimitSettings(max_channels=2, max_duration_s=3600.0, trust=TrustSettings("/calls", ("s3", "https"), 5)),
+        limits=LimitSettings(max_channels=2, max_duration_s=3600.0, trust=TrustSettings("/usr", ("s3", "https"), 5)),
         summary=SummarySettings(trend_threshold=0.2),
     )
     (job,) = jobs

@@ -27,7 +27,7 @@ from batchser.dispatch import Task
 from batchser.errors import ConfigError
 from batchser.records import Recording
 from batchser.runner import Job, Report
-from batchser.settings import RunSettings
+from batchser.settings import LimitSettings, RunSettings, TrustSettings
 from batchser.sink import SinkError, vacuum
 from batchser.sink.store import LocalStore
 
@@ -74,12 +74,16 @@ class Centre:
 
     def assert_as_from_scratch(self, out: str = "night") -> None:
         """The dataset is what one run over all recordings makes, and is whole."""
-        self.run("scratch")
+        self.assert_as_from_scratch_of(list(self.rows), out)
+
+    def assert_as_from_scratch_of(self, calls: Sequence[str], out: str = "night") -> None:
+        """The same for some recordings alone."""
+        self.run("scratch", calls)
         for kind in ("calls", "segments"):
             assert_same_tables(self.folder / out / kind, self.folder / "scratch" / kind, in_any_order=True)
         assert not list((self.folder / out / "_batchser/work").glob("*"))
         ledger = pq.read_table(self.folder / out / "_batchser/ledger").to_pandas()
-        assert sorted(ledger["call_id"]) == sorted(self.rows)
+        assert sorted(ledger["call_id"]) == sorted(calls)
 
 
 @pytest.fixture
@@ -148,20 +152,41 @@ def changed(centre: Centre, what: str) -> None:
             moved = centre.folder / "audio/moved.wav"
             (centre.folder / row["path"]).rename(moved)
             row["path"] = "audio/moved.wav"
-        case "gone":
-            (centre.folder / row["path"]).unlink()
 
 
-@pytest.mark.parametrize("what", ["bytes", "queue", "date", "path", "gone"])
+@pytest.mark.parametrize("what", ["bytes", "queue", "date", "path"])
 def test_what_changed_replaces_its_rows(centre: Centre, what: str) -> None:
     centre.run()
     changed(centre, what)
     report = centre.run()
     assert report.recordings_reused == 3
-    assert report.exit_code == (what == "gone")
+    assert report.exit_code == 0
     if what == "date":
         assert str(centre.calls().loc["c1", "call_date"]) == "2026-12-25"
     centre.assert_as_from_scratch()
+
+
+def test_what_was_scored_stands_when_its_source_is_gone_or_out_of_reach(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    centre.run()
+    before = centre.calls()
+    (centre.folder / "audio/c1.wav").rename(centre.folder / "audio/away.wav")
+    changed(centre, "queue")
+    assert centre.run().recordings_reused == 4  # it cannot be seen
+    limits = LimitSettings(trust=TrustSettings(root=str(centre.folder / "nowhere")))
+    assert centre.run(settings=RunSettings(limits=limits)).recordings_reused == 4
+    pd.testing.assert_frame_equal(centre.calls(), before)
+
+    monkeypatch.setattr("batchser.sink.ledger._version", lambda *_: "it is there")  # and cannot be read all the same
+    centre.record("new", queue="q")
+    (centre.folder / "audio/new.wav").unlink()
+    report = centre.run(fresh=True)
+    assert report.by_status == {"unreadable": 1, "ok": 4}
+    assert "1 recordings cannot be read now; their rows of before are kept" in caplog.text
+    assert centre.calls().loc["c1", "status"] == "ok"
+    assert centre.calls().loc["new", "status"] == "unreadable"
+    assert len(centre.calls()) == 5
 
 
 def test_a_day_whose_calls_all_moved_away_goes(centre: Centre) -> None:
@@ -235,10 +260,60 @@ def test_whole_numbers_become_numbers_and_nothing_else_changes_its_type(centre: 
     centre.run(calls=["c0", "c1"])
     centre.run(calls=["c3"])
     assert centre.calls()["rank"].to_dict() == {"c0": 0.0, "c1": 1.0, "c3": 2.5}
+    assert centre.run(calls=["c0", "c1", "c3"]).recordings_reused == 3  # now numbers, all of them, and still the same
     centre.rows["c2"]["rank"] = "high"
     with pytest.raises(ConfigError, match="manifest column 'rank': is string here and double in the dataset"):
         centre.run(calls=["c2"])
     assert len(centre.calls()) == 3
+
+
+def test_digits_are_not_lost_to_a_number_that_is_too_short_for_them(centre: Centre) -> None:
+    centre.rows["c0"]["rank"] = str(2**53 + 1)
+    centre.rows["c1"]["rank"] = "2.5"
+    centre.run(calls=["c0"])
+    with pytest.raises(ConfigError, match="manifest column 'rank': is double here and int64 in the dataset"):
+        centre.run(calls=["c1"])
+    assert centre.run(calls=["c0", "c2"]).recordings_reused == 1
+
+
+@pytest.mark.parametrize("name", ["call_date", "batchser:day", "batchser:index"])
+def test_columns_that_are_ours_are_refused(centre: Centre, name: str) -> None:
+    centre.rows["c0"][name] = "../../../evil"
+    with pytest.raises(ConfigError, match=f"column '{name}'"):
+        centre.run(calls=["c0"])
+    assert not (centre.folder / "night/calls").exists()
+
+
+def test_text_is_text_however_it_was_written(centre: Centre) -> None:
+    centre.run(calls=["c0"])
+    manifest = centre.folder / "m.parquet"
+    row = centre.rows["c1"]
+    columns = {name: pa.array([value]) for name, value in row.items()}
+    columns["path"] = pa.array([str(centre.folder / row["path"])])
+    for kind in (pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        pq.write_table(pa.table(columns | {"queue": columns["queue"].cast(kind)}), manifest)
+        runner.run(dataclasses.replace(centre.job(), inputs=(str(manifest),)), Silent())
+    assert centre.calls()["queue"].to_dict() == {"c0": "q0", "c1": "q1"}
+
+
+def test_a_column_may_be_empty_for_a_night(centre: Centre) -> None:
+    for number, call_id in enumerate(centre.rows):
+        centre.rows[call_id]["rank"] = str(number)
+    centre.run(calls=["c0"])
+    centre.rows["c1"]["rank"] = ""
+    centre.run(calls=["c1"])
+    assert centre.calls()["rank"].dropna().to_dict() == {"c0": 0}
+    centre.assert_as_from_scratch_of(["c0", "c1"])
+
+
+def test_a_column_that_was_empty_takes_the_type_that_it_gets(centre: Centre) -> None:
+    centre.rows["c0"]["note"] = ""
+    centre.run(calls=["c0"])
+    for call_id in ("c1", "c2", "c3"):
+        centre.rows[call_id]["note"] = f"of {call_id}"
+    centre.run(calls=["c1", "c2", "c3"])
+    assert centre.calls()["note"].dropna().to_dict() == {"c1": "of c1", "c2": "of c2", "c3": "of c3"}
+    centre.assert_as_from_scratch()
 
 
 # ---------------------------------------------------------------------------------------------------- deaths
@@ -264,6 +339,23 @@ def dying_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
     for name in ("placing", "move", "remove"):
         monkeypatch.setattr(LocalStore, name, counted(getattr(LocalStore, name)))
+
+
+def test_one_that_dies_while_it_clears_up_after_another_does_no_harm(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    centre.run(calls=["c0"])
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "score_shard", lambda *_: (_ for _ in ()).throw(Died))
+        with pytest.raises(Died):
+            centre.run()
+    for steps in range(5):
+        with monkeypatch.context() as patch:
+            dying_after(patch, steps)
+            with contextlib.suppress(Died):
+                vacuum(centre.folder / "night", call_ids=["nobody"])
+    centre.run()
+    centre.assert_as_from_scratch()
 
 
 @pytest.mark.parametrize("steps", range(0, 42, 3))
@@ -354,6 +446,47 @@ def test_a_clock_that_jumps_back_changes_nothing(centre: Centre, monkeypatch: py
     for number in range(1, 5):
         assert centre.run(calls=[f"c{k}" for k in range(number)]).recordings_reused == number - 1
     assert len(list((centre.folder / "night/_batchser/runs").iterdir())) == 4
+    centre.assert_as_from_scratch()
+
+
+@pytest.mark.parametrize("damage", ["emptied", "torn"])
+def test_a_damaged_ledger_doubles_no_row(centre: Centre, damage: str) -> None:
+    centre.run()
+    for path in (centre.folder / "night/_batchser/ledger").iterdir():
+        if damage == "torn":
+            path.write_bytes(path.read_bytes()[:50])
+        else:
+            pq.write_table(pq.ParquetFile(path).read().slice(0, 0), path)
+    assert centre.run().recordings_reused == 0
+    assert vacuum(centre.folder / "night", call_ids=["c1"]).calls == ("c1",)
+    del centre.rows["c1"]
+    centre.assert_as_from_scratch()
+
+
+def test_work_that_makes_no_sense_does_not_stand_in_the_way(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("batchser.sink.dataset.DatasetRun.commit", lambda self: (_ for _ in ()).throw(Died))
+        with pytest.raises(Died):
+            centre.run()
+    recordings = centre.folder / "night/_batchser/work/recordings.parquet"
+    pq.write_table(pq.ParquetFile(recordings).read().slice(0, 1), recordings)
+    assert centre.run().recordings_reused == 0
+    assert "what a run that died has left makes no sense" in caplog.text
+    centre.assert_as_from_scratch()
+
+
+def test_a_damaged_dataset_json_is_told(centre: Centre) -> None:
+    centre.run(calls=["c0"])
+    (centre.folder / "night/_batchser/dataset.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"dataset.json: makes no sense; restore it"):
+        centre.run()
+
+
+def test_out_may_be_a_file_url(centre: Centre) -> None:
+    job = dataclasses.replace(centre.job(), out=(centre.folder / "night").as_uri())
+    runner.run(job, Silent())
     centre.assert_as_from_scratch()
 
 

@@ -514,7 +514,7 @@ def test_sync_that_fails_leaves_nothing(out: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("out_name", "segments_name", "message"),
     [
-        ("results", None, r"expected a file name that ends in \.parquet .* folder .* for instance .*results\.parquet"),
+        ("results", None, r"expected a file name that ends in \.parquet; for instance .*results\.parquet"),
         ("results.csv", None, r"ends in \.parquet"),
         ("no/r.parquet", None, "there is no folder"),
         ("r.parquet", "r.parquet", "is the same file as --out"),

@@ -22,6 +22,7 @@ from batchser.records import Recording
 from batchser.settings import TrustSettings
 
 _COPY_BYTES: Final = 2**20
+_MOST_BYTES: Final = 16 * 2**30  # of a remote recording: a day and a night in stereo, uncompressed
 _PIECE_BYTES: Final = 2**16  # of a remote recording whose header is read: most headers are in the first piece
 _PAUSES_S: Final = (0.5, 2.0)  # between tries to fetch a remote recording
 
@@ -169,9 +170,9 @@ def _open_file(path: str, trust: TrustSettings, *, fetch: bool) -> tuple[IO[byte
             try:
                 _fetch(filesystem, inner, copy)
                 break
-            except (FileNotFoundError, PermissionError):
+            except (FileNotFoundError, PermissionError, AudioError):
                 raise
-            except OSError:  # a store has its bad minutes
+            except Exception:  # a store has its bad minutes, and its driver kinds of its own for them
                 if pause_s is None:
                     raise
                 time.sleep(pause_s)
@@ -185,6 +186,9 @@ def _fetch(filesystem: Any, path: str, copy: IO[bytes]) -> None:
     copy.seek(0)
     copy.truncate()
     with filesystem.open(path, "rb") as remote:
+        num_bytes = getattr(remote, "size", None) or 0
+        if num_bytes > _MOST_BYTES:
+            raise AudioError(f"the file has {num_bytes} bytes, expected a recording of at most {_MOST_BYTES}; split it")
         shutil.copyfileobj(remote, copy, _COPY_BYTES)
     copy.seek(0)
 
@@ -214,7 +218,7 @@ def _told_as_audio_error() -> Iterator[None]:
         raise AudioError("there is no such file; correct the path or fetch the recording again") from None
     except PermissionError:
         raise AudioError("reading the file is not permitted; give this user the right to read it") from None
-    except (OSError, ValueError, ImportError, RuntimeError, EOFError) as error:
+    except Exception as error:
         # fsspec backends raise their own kinds, down to ImportError for a missing driver (s3fs, gcsfs, …).
         raise AudioError(f"the file could not be read ({_reason(error)}); check the path and its storage") from error
 

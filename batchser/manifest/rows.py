@@ -31,7 +31,8 @@ KNOWN_COLUMNS: Final = ("path", "call_id", "roles", "started_at", "encoding", "r
 
 #: Rows of a manifest unless told otherwise, and what a Parquet manifest may unpack to.
 MAX_ROWS: Final = 1_000_000
-_MAX_UNPACKED_BYTES: Final = 4 * 2**30
+_MAX_UNPACKED_BYTES: Final = 2**30
+_BATCH_ROWS: Final = 4096
 _HEADER_CHARACTERS: Final = 2**16  # in which a CSV's header shows its delimiter
 
 #: What people call the ``path`` column when they do not know its name.
@@ -294,12 +295,14 @@ def _read_parquet(data: bytes, max_rows: int) -> _Raw:
     raw = _Raw("row")
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-        num_bytes = sum(group.total_byte_size for group in groups)
-        if file.metadata.num_rows > max_rows or num_bytes > _MAX_UNPACKED_BYTES:
-            raw.faults.append((0, _too_many(f"{file.metadata.num_rows} rows of {num_bytes} bytes", max_rows)))
-            return raw
-        table = file.read()
+        batches, num_rows, num_bytes = [], 0, 0
+        for batch in file.iter_batches(_BATCH_ROWS):  # what its footer says of sizes need not be true
+            batches.append(batch)
+            num_rows, num_bytes = num_rows + batch.num_rows, num_bytes + batch.nbytes
+            if num_rows > max_rows or num_bytes > _MAX_UNPACKED_BYTES:
+                raw.faults.append((0, _too_many(f"{num_rows} rows of {num_bytes} bytes or more", max_rows)))
+                return raw
+        table = pa.Table.from_batches(batches, file.schema_arrow)
     except (pa.ArrowException, OSError) as error:
         raw.faults.append((0, f"not readable as Parquet ({error})"))
         return raw

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from batchser.sink.store import Store
+from batchser.sink.store import LocalStore, Store
 
 #: The folder of work in progress; readers pass over names that begin with ``_``.
 WORK: Final = "_batchser/work"
 JOURNAL: Final = f"{WORK}/commit.json"
+#: Of whose work it is: written when all else that it takes is there.
+RUN: Final = f"{WORK}/run.json"
 
 
 class Commit:
@@ -24,6 +27,7 @@ class Commit:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._id = uuid.uuid4().hex  # no other's file is taken for one of ours, should two ever be at work
         self._moves: list[tuple[str, str]] = []
         self._removes: list[str] = []
 
@@ -35,7 +39,7 @@ class Commit:
         ------
         SinkError : it cannot be written
         """
-        staged = f"{WORK}/staged-{len(self._moves):06d}"
+        staged = f"{WORK}/staged-{self._id}-{len(self._moves):06d}"
         with self._store.placing(staged) as temporary:
             yield temporary
         self._moves.append((staged, target))
@@ -44,13 +48,16 @@ class Commit:
         """Let a file go."""
         self._removes.append(target)
 
-    def publish(self) -> None:
+    def publish(self, check: Callable[[], None]) -> None:
         """Make all changes, in the order in which they were told, removals last; then clear the work folder.
+
+        ``check`` raises where the place is not held any more: nothing is changed then.
 
         Raises
         ------
         SinkError : the store refused; ``replay`` goes on
         """
+        check()
         with self._store.placing(JOURNAL) as temporary:
             temporary.write_text(json.dumps({"moves": self._moves, "removes": self._removes}), encoding="utf-8")
         replay(self._store)
@@ -78,13 +85,20 @@ def replay(store: Store) -> bool:
     return True
 
 
+def make_work(store: Store) -> None:
+    """Make the work folder of a store that has folders; a worker that comes when its run is over finds none."""
+    if isinstance(store, LocalStore):
+        store.make(WORK)
+
+
 def clear_work(store: Store) -> None:
-    """Remove all work in progress, the journal last.
+    """Remove all work in progress: first what says that there is some, and the journal last.
 
     Raises
     ------
     SinkError : the store refused
     """
+    store.remove(RUN)
     for name in store.names(WORK):
         if name != JOURNAL:
             store.remove(name)

@@ -26,8 +26,9 @@ Readers see ``calls/`` and ``segments/`` alone, whole files always.
 from __future__ import annotations
 
 import json
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -44,32 +45,20 @@ from batchser.errors import ConfigError
 from batchser.locks import FolderLock
 from batchser.records import FAULTS, Recording
 from batchser.settings import TrustSettings
-from batchser.sink.commit import WORK, Commit, clear_work, replay
-from batchser.sink.days import CALL_ID, DAY, INDEX, STATED, VERSION, Addition, days_of, own_there, united_own
+from batchser.sink.commit import RUN, WORK, Commit, clear_work, make_work, replay
+from batchser.sink.days import CALL_ID, DAY, INDEX, STATED, VERSION, Addition, days_of
+from batchser.sink.files import SinkError
 from batchser.sink.lease import Lease
-from batchser.sink.ledger import (
-    LEDGER_SCHEMA,
-    Entry,
-    entries_of,
-    read_ledger,
-    unchanged,
-)
+from batchser.sink.ledger import LEDGER_SCHEMA, Entry, entries_of, read_ledger, unchanged
+from batchser.sink.own import fitted
 from batchser.sink.parts import PartSink, assemble, check_whole, read_parts
 from batchser.sink.store import LocalStore, RemoteStore, Store, store_at
 from batchser.sink.target import Finished
-from batchser.tables import (
-    SCHEMA_VERSION,
-    Provenance,
-    Tally,
-    calls_schema,
-    check_own_columns,
-    own_schema,
-    tally_recordings,
-)
+from batchser.tables import SCHEMA_VERSION, Provenance, Tally, check_own_columns, tally_recordings
 
+_LOG = logging.getLogger(__name__)
 _STATE: Final = "_batchser/dataset.json"
 _RUNS: Final = "_batchser/runs"
-_RUN: Final = f"{WORK}/run.json"
 _RECORDINGS: Final = f"{WORK}/recordings.parquet"
 _CRASHED: Final = frozenset({"crashed", "failed"})
 _Indices = npt.NDArray[np.int64]
@@ -96,9 +85,11 @@ class DatasetRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, ConfigError):  # refused: nothing of it is left to be gone on with
-            clear_work(self._store)
-        self.close()
+        try:
+            if isinstance(error, ConfigError) and not read_parts(self._store, WORK, self.parts.prefix):
+                clear_work(self._store)  # refused: there is nothing to go on with
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let others work on the dataset; what is done stays."""
@@ -115,8 +106,7 @@ class DatasetRun:
         ------
         SinkError : a recording is in no part, or a file cannot be written; the parts stay
         """
-        self._lock.check()
-        added = _commit_parts(self._store, complete=True)
+        added = _commit_parts(self._store, self._lock.check, self.run_id)
         self.close()
         kept = self._ledger.select(added.column_names)
         return tally_recordings(pa.concat_tables([kept, added]))
@@ -158,8 +148,7 @@ def open_dataset(
     try:
         _check_state(store, labels)
         days = days_of(store)
-        own_now = own_schema(calls_schema(labels, own.schema if own is not None else None))
-        united_own(own_there(store, days), own_now)  # raises before anything is scored
+        own = fitted(store, days, own) if own is not None and own.num_columns else None
         trust = trust or TrustSettings()
         entries = entries_of(recordings, own, trust)
         call_ids = pa.array([recording.call_id for recording in recordings], pa.string())
@@ -231,10 +220,7 @@ def hold(store: Store) -> FolderLock | Lease:
         assert isinstance(store, RemoteStore)  # noqa: S101  there are no others
         lock = Lease(store, "_batchser/lock")
     try:
-        _finish_what_died(store)
-        if isinstance(store, LocalStore):
-            # Made here and by nobody else: a worker that comes too late, when its run is over, finds no folder.
-            (store.root / WORK).mkdir(exist_ok=True)
+        _finish_what_died(store, lock.check)
     except BaseException:
         lock.release()
         raise
@@ -245,6 +231,8 @@ def _check_state(store: Store, labels: Sequence[str]) -> None:
     """See that the dataset is of our kind, or begin it."""
     expected = {"schema_version": SCHEMA_VERSION, "labels": list(labels)}
     state = _read_json(store, _STATE)
+    if state is None and _STATE in store.names("_batchser"):
+        raise ConfigError(f"{store.where(_STATE)}: makes no sense; restore it, or choose another --out")
     if state is None:
         with store.placing(_STATE) as temporary:
             temporary.write_text(json.dumps(expected) + "\n", encoding="utf-8")
@@ -307,6 +295,7 @@ def _write_work(
     started_at: datetime,
 ) -> None:
     """Leave all that a commit needs, so that another process can do it when this one has died."""
+    make_work(store)
     rows = [(recordings[index], entries[index]) for index in np.flatnonzero(missing).tolist()]
     today = started_at.date()
     columns: dict[str, Any] = {
@@ -326,7 +315,7 @@ def _write_work(
         "labels": list(labels),
         "provenance": asdict(provenance),
     }
-    with store.placing(_RUN) as temporary:
+    with store.placing(RUN) as temporary:
         temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
@@ -335,23 +324,31 @@ def _day(recording: Recording, today: date) -> str:
     return f"call_date={today if started_at is None else started_at.astimezone(UTC).date()}"
 
 
-def _finish_what_died(store: Store) -> None:
+def _finish_what_died(store: Store, check: Callable[[], None]) -> None:
     """Commit what an earlier run has left: its journal, else its finished parts."""
-    if not replay(store) and _read_json(store, _RUN) is not None:
-        _commit_parts(store, complete=False)
+    if not replay(store) and _read_json(store, RUN) is not None:
+        try:
+            _commit_parts(store, check)
+        except (pa.ArrowException, ConfigError, LookupError, TypeError, ValueError, FileNotFoundError) as error:
+            # It must not stand in the way for ever; what it was of is scored again.
+            _LOG.warning("what a run that died has left makes no sense (%s: %s)", type(error).__name__, error)
     clear_work(store)
 
 
-def _commit_parts(store: Store, *, complete: bool) -> pa.Table:
+def _commit_parts(store: Store, check: Callable[[], None], run_id: str | None = None) -> pa.Table:
     """Add the parts in the work folder to the dataset; return the ledger's rows of what was added.
 
-    ``complete``: all recordings of the work folder must be in some part; else what is there is taken.
+    With a ``run_id`` the work must be that run's, and all its recordings in some part; else what is there is taken.
+    ``check`` raises where the dataset is not held any more.
 
     Raises
     ------
-    SinkError : a recording is in no part, or a file cannot be written
+    SinkError : a recording is in no part, the work is another's, or a file cannot be written
     """
-    state = _read_json(store, _RUN)
+    complete = run_id is not None
+    state = _read_json(store, RUN)
+    if complete and (state is None or state["run_id"] != run_id):
+        raise SinkError(f"{store.where(WORK)}: is another run's now; repeat the same command")
     labels, provenance = state["labels"], Provenance(**state["provenance"])
     with store.open(_RECORDINGS) as file:
         recordings = pq.read_table(file)
@@ -373,5 +370,5 @@ def _commit_parts(store: Store, *, complete: bool) -> pa.Table:
         }
         with commit.placing(f"{_RUNS}/{finished_at}-{state['run_id']}.json") as temporary:
             temporary.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
-    commit.publish()
+    commit.publish(check)
     return added

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,30 +11,48 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchser.errors import ConfigError
+from batchser.records import FAULTS
 from batchser.sink.commit import Commit
 from batchser.sink.ledger import LEDGER_SCHEMA, Entry, ledger_name, ledger_of_calls, read_ledger
+from batchser.sink.own import own_there, united_own, with_columns
 from batchser.sink.parts import Assembly
 from batchser.sink.rows import write_rows
 from batchser.sink.store import Store
 from batchser.tables import (
+    OUR_PREFIX,
     Provenance,
     attach_own_columns,
+    by_recording,
     calls_schema,
     own_schema,
     segments_schema,
     with_metadata,
 )
 
+_LOG = logging.getLogger(__name__)
 #: What a run notes of each recording, before the manifest's own columns. DAY is its partition, ``call_date=…``.
 INDEX, CALL_ID, STATED, VERSION, DAY = COLUMNS = tuple(
-    f"batchser:{name}" for name in ("index", "call_id", "stated", "version", "day")
+    f"{OUR_PREFIX}{name}" for name in ("index", "call_id", "stated", "version", "day")
 )
 
 
 def days_of(store: Store) -> list[str]:
     """List the partitions that have calls, ``call_date=…``, by date."""
     return sorted(name.split("/")[1] for name in store.names("calls") if name.endswith("/calls.parquet"))
+
+
+def days_of_calls(store: Store, days: Sequence[str], call_ids: pa.Array) -> dict[str, str]:
+    """Say on which day each of some calls stands, of those that stand anywhere: the calls themselves are asked."""
+    found: dict[str, str] = {}
+    for day in days:
+        there = _call_ids_of(store, day)
+        found |= dict.fromkeys(there.filter(pc.is_in(there, call_ids)).to_pylist(), day)
+    return found
+
+
+def _call_ids_of(store: Store, day: str) -> pa.Array:
+    with store.open(f"calls/{day}/calls.parquet") as file:
+        return pq.read_table(file, columns=["call_id"])["call_id"].cast(pa.string()).combine_chunks()
 
 
 class Addition:
@@ -51,11 +70,18 @@ class Addition:
     ) -> None:
         self._store = store
         self._commit = commit
-        self._assembly = assembly
         self._labels = labels
         self._provenance = provenance
         self._run_id = run_id
-        self._day_of_recording = np.array(recordings[DAY].to_pylist())  # beside assembly.index
+        self._there = days_of(store)
+        self._kept = _better_before(store, self._there, assembly, recordings)
+        if self._kept.num_rows:
+            lost = pc.is_in(recordings[CALL_ID], self._kept["call_id"].combine_chunks())
+            _LOG.warning("%d recordings cannot be read now; their rows of before are kept", self._kept.num_rows)
+            assembly = assembly.only(~np.asarray(lost))
+            recordings = recordings.filter(pc.invert(lost))
+        self._assembly = assembly
+        self._day_of_recording = np.array(recordings[DAY].to_pylist(), object)  # beside assembly.index
         own = recordings.drop_columns(list(COLUMNS))
         calls, index = assembly.calls()
         position = np.searchsorted(assembly.index, index)
@@ -64,15 +90,13 @@ class Addition:
         entries = zip(*(recordings[name].to_pylist() for name in (CALL_ID, STATED, VERSION)), strict=True)
         self._entries = {call_id: Entry(stated, version) for call_id, stated, version in entries}
         self._call_ids = recordings[CALL_ID].combine_chunks()
-        self._there = days_of(store)
         there = own_there(store, self._there)
         self._own = united_own(there, own_schema(self._calls.schema))
         self._own_has_grown = there is not None and not self._own.equals(there)
 
     def place(self) -> pa.Table:
-        """Place all files that change; return the ledger's rows of the recordings."""
-        before = read_ledger(self._store, self._there, self._call_ids)
-        was_in = dict(zip(before["call_id"].to_pylist(), before["partition"].to_pylist(), strict=True))
+        """Place all files that change; return the ledger's rows of the recordings, those that are kept among them."""
+        was_in = days_of_calls(self._store, self._there, self._call_ids)
         days = sorted({*self._day_of_recording.tolist(), *was_in.values()})
         gone = {day: pa.array([c for c, where in was_in.items() if where == day], pa.string()) for day in days}
         for day in days:
@@ -83,7 +107,7 @@ class Addition:
         for day in self._there if self._own_has_grown else ():
             if day not in new_rows:
                 self._place_calls(day, self._calls_of(day, pa.array([], pa.string())))
-        return pa.concat_tables([self._place_ledger(day, gone[day]) for day in days])
+        return pa.concat_tables([self._kept, *(self._place_ledger(day, gone[day]) for day in days)])
 
     def _place_segments(self, day: str, gone: pa.Array) -> None:
         schema = self._stamped(segments_schema(self._labels))
@@ -118,8 +142,7 @@ class Addition:
         added = ledger_of_calls(self._calls.filter(pa.array(self._day_of_row == day)), self._entries)
         kept = LEDGER_SCHEMA.empty_table()
         if day in self._there:
-            everyone = self._everyone(day)
-            kept = read_ledger(self._store, [day], everyone).select(LEDGER_SCHEMA.names)
+            kept = read_ledger(self._store, [day], _call_ids_of(self._store, day)).select(LEDGER_SCHEMA.names)
             kept = kept.filter(pc.invert(pc.is_in(kept["call_id"], gone)))
         rows = pa.concat_tables([kept, added])
         if rows.num_rows:
@@ -129,12 +152,22 @@ class Addition:
             self._commit.remove(ledger_name(day))
         return added
 
-    def _everyone(self, day: str) -> pa.Array:
-        with self._store.open(f"calls/{day}/calls.parquet") as file:
-            return pq.read_table(file, columns=["call_id"])["call_id"].cast(pa.string()).combine_chunks()
-
     def _stamped(self, target: Any) -> Any:
         return with_metadata(target, self._run_id, self._labels, self._provenance)
+
+
+def _better_before(store: Store, days: Sequence[str], assembly: Assembly, recordings: pa.Table) -> pa.Table:
+    """Return the ledger's rows of recordings that could be read before and cannot now.
+
+    A store that does not answer, a disk that is not mounted or a source that was deleted must not cost what was scored.
+    """
+    calls, _ = assembly.calls()
+    rows = by_recording(calls)
+    lost = pc.and_(pc.equal(rows["status"], "unreadable"), pc.is_null(rows["source_sha256"]))
+    call_ids = rows["call_id"].cast(pa.string()).filter(lost).combine_chunks()
+    before = read_ledger(store, days, call_ids)
+    good = pc.invert(pc.is_in(before["status"], pa.array(sorted(FAULTS))))
+    return before.filter(good).select(LEDGER_SCHEMA.names)
 
 
 # ------------------------------------------------------------------------------------------------- files of a day
@@ -155,58 +188,3 @@ def _without(rows: pa.Table, gone: pa.Array) -> pa.Table:
         if pa.types.is_dictionary(field.type):
             kept = kept.set_column(number, field, pc.dictionary_encode(kept.column(number).cast(field.type.value_type)))
     return kept
-
-
-def own_there(store: Store, days: Sequence[str]) -> pa.Schema | None:
-    """Return the own columns that the dataset's calls have; None where it has none yet."""
-    if not days:
-        return None
-    with store.open(f"calls/{days[-1]}/calls.parquet") as file:
-        return own_schema(pq.read_schema(file)).remove_metadata()
-
-
-def united_own(there: pa.Schema | None, new: pa.Schema) -> pa.Schema:
-    """Unite the dataset's own columns with a manifest's.
-
-    Raises
-    ------
-    ConfigError : columns of one name have types that do not go together
-    """
-    if there is None:
-        return new
-    fields = {field.name: field for field in there}
-    faults = []
-    for field in new:
-        old = fields.get(field.name)
-        kind = field.type if old is None else _common(old.type, field.type)
-        if kind is None and old is not None:
-            faults.append(
-                f"manifest column {field.name!r}: is {field.type} here and {old.type} in the dataset; give it that "
-                "type (a Parquet manifest states types), rename it, or choose another --out"
-            )
-        fields[field.name] = pa.field(field.name, kind if kind is not None else field.type)
-    if faults:
-        raise ConfigError(faults)
-    return pa.schema(list(fields.values()))
-
-
-def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return a type that holds values of both without loss that matters, if there is one."""
-    if one == other or pa.types.is_null(other):
-        return one
-    if pa.types.is_null(one):
-        return other
-    numbers = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (one, other)]
-    if all(numbers):
-        both_whole = pa.types.is_integer(one) and pa.types.is_integer(other)
-        return pa.int64() if both_whole else pa.float64()
-    return None
-
-
-def with_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Give rows just these columns: those that they lack are null."""
-    columns = [
-        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)

@@ -6,6 +6,7 @@ opening a recording: a file's size and time of change tell that it is as it was,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from batchser import audio
 from batchser.errors import AudioError
-from batchser.records import Recording
+from batchser.records import FAULTS, Recording
 from batchser.settings import TrustSettings, fingerprint_of
 from batchser.sink.store import Store
 from batchser.tables import Provenance, by_recording
@@ -72,9 +73,14 @@ def _stated(recording: Recording, own: Mapping[str, Any]) -> str:
         "started_at": str(recording.started_at),
         "encoding": recording.encoding,
         "rate_hz": recording.rate_hz,
-        "own": {name: str(value) for name, value in own.items() if value is not None},  # a new column changes nothing
+        "own": {name: _text(value) for name, value in own.items() if value is not None},  # a new column changes nothing
     }
     return fingerprint_of(said)[:32]
+
+
+def _text(value: Any) -> str:
+    """A manifest's value, alike whether its column holds whole numbers or, for another row's sake, others."""
+    return str(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _version(path: str, trust: TrustSettings) -> str | None:
@@ -95,7 +101,11 @@ def _version(path: str, trust: TrustSettings) -> str | None:
         info = filesystem.info(inner)
     except Exception:  # whatever a driver raises: who scores it will see, and say
         return None
-    return "-".join(str(info[key]) for key in ("size", "ETag", "LastModified", "mtime", "created") if key in info)
+    known = {key.lower().replace("_", ""): value for key, value in info.items()}  # every driver has its own spelling
+    told = [
+        str(known[key]) for key in ("size", "etag", "lastmodified", "mtime", "created") if known.get(key) is not None
+    ]
+    return "-".join(told) if len(told) > 1 else f"{told}-{time.time_ns()}"  # a size alone does not tell a change
 
 
 def ledger_of_calls(calls: pa.Table, entries: Mapping[str, Entry]) -> pa.Table:
@@ -111,23 +121,30 @@ def ledger_of_calls(calls: pa.Table, entries: Mapping[str, Entry]) -> pa.Table:
 def read_ledger(store: Store, partitions: Sequence[str], call_ids: pa.Array) -> pa.Table:
     """Return the ledger's rows of some recordings, and in ``partition`` where each stands.
 
-    A partition without a ledger file has it made from its calls: nothing is lost with it but the knowledge that a
-    recording is as it was.
+    A partition whose ledger file is missing or damaged has it made from its calls: nothing is lost with it but the
+    knowledge that a recording is as it was.
     """
     there = set(store.names(LEDGER))
     found = []
     for partition in partitions:
         name = ledger_name(partition)
-        if name in there:
-            with store.open(name) as file:
-                rows = pq.read_table(file, schema=LEDGER_SCHEMA)
-        else:
+        rows = _read(store, name) if name in there else None
+        if rows is None:
             with store.open(f"calls/{partition}/calls.parquet") as file:
                 rows = ledger_of_calls(pq.read_table(file, columns=list(_OF_CALLS)), {})
         rows = rows.filter(pc.is_in(rows["call_id"], call_ids))
         found.append(rows.append_column("partition", pa.array([partition] * rows.num_rows, _TEXT)))
     schema = LEDGER_SCHEMA.append(pa.field("partition", _TEXT))
     return pa.concat_tables(found) if found else schema.empty_table()
+
+
+def _read(store: Store, name: str) -> pa.Table | None:
+    """Read a ledger file; None where it is damaged."""
+    with store.open(name) as file:
+        try:
+            return pq.read_table(file, schema=LEDGER_SCHEMA)
+        except (pa.ArrowException, OSError):
+            return None
 
 
 def ledger_name(partition: str) -> str:
@@ -151,7 +168,11 @@ def unchanged(
 
     def same(recording: Recording, entry: Entry) -> bool:
         row = known.get(recording.call_id)
-        if row is None or row["status"] in again or row["stated"] != entry.stated:
+        if row is None or row["status"] in again:
+            return False
+        if entry.version is None and row["status"] not in FAULTS:
+            return True  # it is out of sight, or gone: what was scored of it stands
+        if row["stated"] != entry.stated:
             return False
         if (row["model_sha256"], row["settings_sha256"]) != (provenance.model_sha256, provenance.settings_sha256):
             return False

@@ -133,7 +133,8 @@ class Assembly:
             with self.store.open(part.calls) as file:
                 rows = pq.read_table(file)
             index = rows[_INDEX].to_numpy()
-            chosen = self.part[np.searchsorted(self.index, index)] == number
+            chosen = np.isin(index, self.index)
+            chosen[chosen] = self.part[np.searchsorted(self.index, index[chosen])] == number
             tables.append(rows.filter(pa.array(chosen)).drop_columns([_INDEX, _NUM_WINDOWS]))
             indices.append(index[chosen])
         joined = pa.concat_tables(tables).unify_dictionaries().combine_chunks()

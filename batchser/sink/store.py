@@ -7,6 +7,8 @@ beside its place, synced and moved; an object is written on this machine's disk 
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,6 +70,16 @@ class LocalStore:
         with placing(self.root / name) as temporary:  # its folder is not made: it may have gone with the run
             yield temporary
 
+    def make(self, folder: str) -> None:
+        """Make a folder.
+
+        Raises
+        ------
+        SinkError : the system refused
+        """
+        with _told_as_sink_error(self.where(folder)):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+
     def move(self, source: str, target: str) -> None:
         """See Store.
 
@@ -77,9 +89,11 @@ class LocalStore:
         """
         path = self.root / target
         with _told_as_sink_error(str(path)):
+            missing = [folder for folder in path.parents if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
             (self.root / source).replace(path)
-            sync(path.parent)
+            for folder in (path.parent, *(folder.parent for folder in missing)):
+                sync(folder)
 
     def remove(self, name: str) -> None:
         """See Store; folders that are empty then go, too.
@@ -120,21 +134,25 @@ class RemoteStore:
             return sorted(name[len(root) + 1 :] for name in found)
 
     def open(self, name: str) -> IO[bytes]:
-        """See Store.
+        """See Store; it is fetched whole, so that reading it cannot fail any more.
 
         Raises
         ------
         SinkError : the store does not answer
         """
+        copy = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
         try:
             filesystem, root = self._opened()
             filesystem.invalidate_cache(f"{root}/{name}")  # others write, too
-            opened: IO[bytes] = filesystem.open(f"{root}/{name}", "rb")
-        except FileNotFoundError:
-            raise
-        except Exception as error:
+            with filesystem.open(f"{root}/{name}", "rb") as remote:
+                shutil.copyfileobj(remote, copy, 2**20)
+            copy.seek(0)
+        except BaseException as error:
+            copy.close()
+            if isinstance(error, FileNotFoundError) or not isinstance(error, Exception):
+                raise
             raise _sink_error(self.where(name), error) from error
-        return opened
+        return copy
 
     @contextlib.contextmanager
     def placing(self, name: str) -> Iterator[Path]:
@@ -144,11 +162,15 @@ class RemoteStore:
         ------
         SinkError : this machine's disk or the store refused
         """
-        with _told_as_sink_error(self.where(name)), tempfile.TemporaryDirectory(prefix="batchser-") as folder:
+        with tempfile.TemporaryDirectory(prefix="batchser-") as folder:
             temporary = Path(folder) / "file"
-            yield temporary
-            filesystem, root = self._opened()
-            filesystem.put_file(str(temporary), f"{root}/{name}")
+            try:
+                yield temporary
+            except OSError as error:  # this machine's disk
+                raise _sink_error(str(temporary), error) from error
+            with _told_as_sink_error(self.where(name)):
+                filesystem, root = self._opened()
+                filesystem.put_file(str(temporary), f"{root}/{name}")
 
     def move(self, source: str, target: str) -> None:
         """See Store.
@@ -197,7 +219,8 @@ class RemoteStore:
 
 def store_at(where: str | Path) -> Store:
     """Return the store of a local folder or an fsspec URL."""
-    return RemoteStore(str(where)) if "://" in str(where) else LocalStore(Path(where).absolute())
+    local = re.sub(r"^(?:file|local)://", "", str(where))
+    return RemoteStore(local) if "://" in local else LocalStore(Path(local).absolute())
 
 
 @contextlib.contextmanager

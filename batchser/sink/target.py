@@ -62,15 +62,18 @@ def checked_paths(out: str | Path, segments: str | Path | None) -> tuple[Path, P
     out_path = Path(out).absolute()
     if out_path.suffix != ".parquet":
         raise ConfigError(
-            f"--out {out}: expected a file name that ends in .parquet (this version does not write a folder as a "
-            f"growing dataset); for instance {Path(out).with_suffix('.parquet') if out_path.name else 'r.parquet'}"
+            f"--out {out}: expected a file name that ends in .parquet; for instance "
+            f"{Path(out).with_suffix('.parquet') if out_path.name else 'r.parquet'}"
         )
     default = out_path.with_name(out_path.stem + ".segments.parquet")
     segments_path = default if segments is None else Path(segments).absolute()
     faults = []
-    for option, path, given in (("--out", out_path, out), ("--segments", segments_path, segments or default)):
+    tables = [("--out", out_path, out), ("--segments", segments_path, segments or default)]
+    for option, path, given in tables[:1] if "://" in str(out) and segments is None else tables:
         if "://" in str(given):
-            faults.append(f"{option} {given}: expected a local path; results are not written to URLs")
+            faults.append(
+                f"{option} {given}: expected a local path; a dataset, whose name has no .parquet, may be a URL"
+            )
         elif path.is_dir():
             faults.append(f"{option} {given}: is a folder; give the name of a file in it")
         elif not path.parent.is_dir():

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchser.errors import ConfigError
-from batchser.sink.commit import Commit
+from batchser.sink.commit import Commit, make_work
 from batchser.sink.dataset import checked_place, hold
-from batchser.sink.days import days_of, rows_without
-from batchser.sink.ledger import LEDGER, ledger_name, read_ledger
+from batchser.sink.days import days_of, days_of_calls, rows_without
+from batchser.sink.ledger import LEDGER, ledger_name
 from batchser.sink.rows import write_rows
 from batchser.sink.store import Store
 
@@ -49,15 +49,16 @@ def vacuum(
         days = days_of(store)
         old = tuple(day for day in days if before is not None and day < f"call_date={before}")
         kept = [day for day in days if day not in old]
-        found = read_ledger(store, kept, pa.array(sorted(call_ids), pa.string()))
-        calls = tuple(sorted(found["call_id"].to_pylist()))
+        found = days_of_calls(store, kept, pa.array(sorted(call_ids), pa.string()))
+        calls = tuple(sorted(found))
         if not dry_run and (old or calls):
             commit = Commit(store)
             for day in old:
                 _remove_day(commit, day)
-            for day in sorted(set(found["partition"].to_pylist())):
+            make_work(store)
+            for day in sorted(set(found.values())):
                 _erase(store, commit, day, pa.array(calls, pa.string()))
-            commit.publish()
+            commit.publish(lock.check)
     finally:
         lock.release()
     return Vacuumed(old, calls, tuple(sorted(set(call_ids) - set(calls))))

@@ -23,6 +23,9 @@ from rows import assert_same_tables
 from batchser.bundle import Bundle
 
 NUM_RECORDINGS = 300
+#: Both forms of OUT, and where their tables are.
+TABLES = {"r.parquet": ("r.parquet", "r.segments.parquet"), "night": ("night/calls", "night/segments")}
+WORK = {"r.parquet": "r.parquet.work", "night": "night/_batchser/work"}
 SEED = 20261123
 _END_S = 30.0
 
@@ -36,25 +39,22 @@ class Night:
     undisturbed: Path
     seconds: float
 
-    def command(self, folder: Path) -> list[str]:
-        return [
-            *(str(Path(sys.executable).with_name("batchser")), "run", str(self.manifest), "--workers", "2", "--quiet"),
-            *("--out", str(folder / "r.parquet"), "--model", str(self.model)),
-            *("--json-summary", str(folder / "summary.json")),
-        ]
-
-    def start(self, folder: Path) -> subprocess.Popen[str]:
+    def start(self, folder: Path, out: str) -> subprocess.Popen[str]:
         """Start the job in a session of its own, by which its processes are found again."""
+        batchser = str(Path(sys.executable).with_name("batchser"))
+        command = [batchser, "run", str(self.manifest), "--workers", "2", "--quiet", "--model", str(self.model)]
+        command += ["--out", str(folder / out), "--json-summary", str(folder / "summary.json")]
         return subprocess.Popen(
-            self.command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
 
-    def assert_finished(self, folder: Path) -> int:
+    def assert_finished(self, folder: Path, out: str) -> int:
         """The result is the undisturbed one, nothing else lies beside it; returns how many recordings were reused."""
-        for name in ("r.parquet", "r.segments.parquet"):
-            assert_same_tables(self.undisturbed / name, folder / name)
-        names = {"r.parquet", "r.segments.parquet", "summary.json"}
+        for name in TABLES[out]:
+            assert_same_tables(self.undisturbed / name, folder / name, in_any_order=out == "night")
+        names = {*TABLES[out], "summary.json"} if out == "r.parquet" else {"night", "summary.json"}
         assert {path.name for path in folder.iterdir()} == names
+        assert not list((folder / "night/_batchser/work").glob("*"))
         return int(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["recordings_reused"])
 
 
@@ -64,18 +64,19 @@ def night(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Nigh
     for k in range(6):
         write(folder / f"{k}.wav", call(k, seconds=6.0), call(k + 100, seconds=6.0), subtype="ULAW")
     (folder / "broken.wav").write_bytes(np.random.default_rng(0).bytes(2000))
-    lines = ["path,call_id,roles"]
+    lines = ["path,call_id,roles,started_at"]
     for k in range(NUM_RECORDINGS):
         name = "broken.wav" if k % 50 == 7 else f"{k % 6}.wav"
-        lines.append(f'{name},c{k},"agent,customer"')
+        lines.append(f'{name},c{k},"agent,customer",2026-11-{1 + k % 3:02d}')
     manifest = folder / "manifest.csv"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     undisturbed = tmp_path_factory.mktemp("undisturbed")
     found = Night(manifest, tiny_bundle.folder or Path(), undisturbed, 0.0)
-    started = time.monotonic()
-    process = found.start(undisturbed)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 1, errors  # some are broken
+    for out in TABLES:
+        started = time.monotonic()
+        process = found.start(undisturbed, out)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 1, errors  # some are broken
     return Night(found.manifest, found.model, undisturbed, time.monotonic() - started)
 
 
@@ -98,12 +99,12 @@ def assert_nothing_runs(session: int) -> None:
         time.sleep(0.1)
 
 
-def finish(night: Night, folder: Path) -> int:
-    process = night.start(folder)
+def finish(night: Night, folder: Path, out: str) -> int:
+    process = night.start(folder, out)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1, errors
     assert_nothing_runs(process.pid)
-    return night.assert_finished(folder)
+    return night.assert_finished(folder, out)
 
 
 KILLS = [2, pytest.param(50, marks=pytest.mark.slow)]
@@ -112,20 +113,26 @@ KILLS = [2, pytest.param(50, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_killed_driver_leaves_no_process_and_what_is_done_is_kept(night: Night, tmp_path: Path, kills: int) -> None:
     chance = random.Random(SEED)
-    reused = 0
-    for k in range(kills):
+    killed = reused = 0
+    for k in range(4 * kills):
+        out = list(TABLES)[k % 2]
         folder = tmp_path / str(k)
         folder.mkdir()
-        process = night.start(folder)
-        time.sleep(chance.uniform(0.3, 1.0) * night.seconds)
-        done = len(list((folder / "r.parquet.work").glob("calls-*.parquet")))
+        process = night.start(folder, out)
+        time.sleep(chance.uniform(0.3, 0.95) * night.seconds)
+        done = len(list((folder / WORK[out]).glob("calls-*.parquet")))
+        alive = process.poll() is None
         process.kill()  # the driver alone
         process.communicate()
         assert_nothing_runs(process.pid)
-        found = finish(night, folder)
+        found = finish(night, folder, out)
         assert (found > 0) or not done
-        reused += found > 0
-    print(f"{kills} drivers killed; {reused} runs went on with work that was done")
+        killed += alive
+        reused += alive and found > 0
+        if killed == kills:
+            break
+    print(f"{killed} drivers killed; {reused} runs went on with work that was done")
+    assert killed == kills
     assert reused >= kills // 5
 
 
@@ -136,7 +143,8 @@ def test_a_killed_worker_costs_nothing(night: Night, tmp_path: Path, kills: int)
     for k in range(4 * kills):
         folder = tmp_path / str(k)
         folder.mkdir()
-        process = night.start(folder)
+        out = list(TABLES)[k % 2]
+        process = night.start(folder, out)
         time.sleep(chance.uniform(0.1, 0.9) * night.seconds)
         workers = [found for found in processes_of(process.pid) if "spawn_main" in " ".join(found.cmdline())]
         if workers:
@@ -145,7 +153,7 @@ def test_a_killed_worker_costs_nothing(night: Night, tmp_path: Path, kills: int)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 1, errors
         assert_nothing_runs(process.pid)
-        assert night.assert_finished(folder) == 0
+        assert night.assert_finished(folder, out) == 0
         if killed == kills:
             break
     print(f"{killed} workers killed in {k + 1} runs")
