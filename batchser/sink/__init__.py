@@ -26,7 +26,7 @@ FIRST is the first recording's index, SET a hash of all their indices, RUN the b
 6. A recording that two parts hold (a worker given up for dead finished after all) counts once: the part in which it is
    no fault goes before, then the first by name. One that no part holds stops the commit.
 
-Workers write parts, one driver opens, lists and commits. Work and result lie on local paths.
+Workers write parts, one driver opens, lists and commits. These two files lie on local paths, a dataset anywhere.
 """
 
 from batchser.sink.dataset import DatasetRun, checked_place, faults_in, is_dataset, open_dataset

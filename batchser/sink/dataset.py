@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -61,6 +62,7 @@ _STATE: Final = "_batchser/dataset.json"
 _RUNS: Final = "_batchser/runs"
 _RECORDINGS: Final = f"{WORK}/recordings.parquet"
 _CRASHED: Final = frozenset({"crashed", "failed"})
+_MEND: Final = "mend that, or choose another folder, and repeat the command"
 _Indices = npt.NDArray[np.int64]
 
 
@@ -204,17 +206,17 @@ def hold(store: Store) -> FolderLock | Lease:
 
     Raises
     ------
-    ConfigError : another run is at work on it, or it cannot be written to
-    SinkError : what has died cannot be finished
+    ConfigError : another run is at work on it
+    SinkError : it cannot be written to, or what has died cannot be finished
     """
     lock: FolderLock | Lease
     if isinstance(store, LocalStore):
         try:
             (store.root / "_batchser").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"{store.where()}: cannot be written to ({error.strerror or error}); choose another --out"
-            ) from error
+            raise SinkError(f"{store.root}: cannot be written to ({error.strerror or error}); {_MEND}") from error
+        if not os.access(store.root / "_batchser", os.W_OK):
+            raise SinkError(f"{store.root}: cannot be written to; {_MEND}")
         lock = FolderLock(store.root / "_batchser")
     else:
         assert isinstance(store, RemoteStore)  # noqa: S101  there are no others

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from batchser.errors import ConfigError
 from batchser.records import Recording
+from batchser.sink.files import SinkError
 from batchser.tables import Tally, tally
 
 #: The metadata key of the fingerprints of a result.
@@ -58,7 +59,13 @@ class Target:
 
 
 def checked_paths(out: str | Path, segments: str | Path | None) -> tuple[Path, Path]:
-    """Return absolute paths that can be written, or raise with every fault."""
+    """Return absolute paths that can be written.
+
+    Raises
+    ------
+    ConfigError : with every fault
+    SinkError : they are as they should be, but a folder is read-only now
+    """
     out_path = Path(out).absolute()
     if out_path.suffix != ".parquet":
         raise ConfigError(
@@ -67,7 +74,7 @@ def checked_paths(out: str | Path, segments: str | Path | None) -> tuple[Path, P
         )
     default = out_path.with_name(out_path.stem + ".segments.parquet")
     segments_path = default if segments is None else Path(segments).absolute()
-    faults = []
+    faults, closed = [], []
     tables = [("--out", out_path, out), ("--segments", segments_path, segments or default)]
     for option, path, given in tables[:1] if "://" in str(out) and segments is None else tables:
         if "://" in str(given):
@@ -79,13 +86,17 @@ def checked_paths(out: str | Path, segments: str | Path | None) -> tuple[Path, P
         elif not path.parent.is_dir():
             faults.append(f"{option} {given}: there is no folder {path.parent}; make it first")
         elif not os.access(path.parent, os.W_OK):
-            faults.append(f"{option} {given}: the folder {path.parent} cannot be written to; choose another")
+            closed.append(path.parent)
     if segments_path.suffix != ".parquet":
         faults.append(f"--segments {segments}: expected a file name that ends in .parquet")
     if segments_path.resolve() == out_path.resolve():
         faults.append(f"--segments {segments}: is the same file as --out; give it another name")
     if faults:
         raise ConfigError(faults)
+    if closed:
+        raise SinkError(
+            f"{closed[0]}: cannot be written to; mend that, or choose another folder, and repeat the command"
+        )
     return out_path, segments_path
 
 
