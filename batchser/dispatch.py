@@ -9,7 +9,6 @@ not set on again at once.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,10 +34,6 @@ _IN_FLIGHT_PER_WORKER: Final = 2
 _LOOK_S: Final = 5.0  # how often the driver looks up while no shard ends
 _NO_WORKER_S: Final = 600.0  # so long it waits for a cluster without workers
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
-
-
-#: A process has one alarm: where somebody started a worker with several threads, they take turns.
-_ONE_AT_A_TIME: Final = threading.Lock()
 
 
 class RunError(BatchserError):
@@ -74,7 +69,7 @@ def score_shard(
     SinkError : the part cannot be written
     """
     clock = StageClock()
-    with _ONE_AT_A_TIME:
+    with processes.ONE_AT_A_TIME:
         model = _model_of(task)
         timed = recordings if limits_s is None else _timed(recordings, limits_s)
         try:

@@ -13,6 +13,9 @@ from typing import Final
 #: Where the stack of a process goes whose time ran out: nobody's log.
 _NOWHERE: Final = os.open(os.devnull, os.O_WRONLY)
 
+#: A process has one alarm: where somebody started a worker with several threads, they take turns with it.
+ONE_AT_A_TIME: Final = threading.Lock()
+
 
 def obey_driver() -> None:
     """Let this process, a child of the job's driver, ignore Ctrl-C, which reaches all of them, and end with the driver.
