@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from batchser.settings import AUTO_ENGINE, LimitSettings, RunSettings, available
 from batchser.tables import reserved_columns
 
 _CHUNK: Final = 256
+_STEREO_CHUNK: Final = 16
 _THREADS: Final = 8  # in all: headers wait for disks and networks more than for processors
 _CALIBRATION_S: Final = 600.0
 _START_UP_S: Final = 5.0  # processes start and load the model, and end
@@ -115,8 +117,10 @@ def _read_header(recording: Recording, limits: LimitSettings) -> Header:
         return Header(recording, None, f"unexpected {type(error).__name__} while its header was read")
 
 
-def refuse_if_nothing_is_scored(headers: Sequence[Header], settings: RunSettings) -> None:
-    """Stop a run that would score no channel at all.
+def refuse_if_nothing_is_scored(
+    headers: Sequence[Header], settings: RunSettings, processes: int = 0, time_limit_s: float = 120.0
+) -> None:
+    """Stop a run that would score no channel at all; ``processes`` and ``time_limit_s`` as for ``read_headers``.
 
     Raises
     ------
@@ -125,7 +129,8 @@ def refuse_if_nothing_is_scored(headers: Sequence[Header], settings: RunSettings
     readable = [header for header in headers if header.info is not None]
     if not readable or any(_has_scored_channel(header, settings) for header in readable):
         return
-    if any(_is_fake_stereo(header, settings) for header in readable):
+    stereo = [header.recording for header in readable if header.info and header.info.num_channels == 2]
+    if scored_channels(("mixed",), settings) and _one_is_fake_stereo(stereo, settings, processes, time_limit_s):
         return
     layouts = Counter(header.info.num_channels for header in readable if header.info)
     found = ", ".join(f"{count} with {channels} channels" for channels, count in sorted(layouts.items()))
@@ -144,14 +149,34 @@ def _has_scored_channel(header: Header, settings: RunSettings) -> bool:
     return bool(scored_channels(roles, settings))
 
 
-def _is_fake_stereo(header: Header, settings: RunSettings) -> bool:
-    if header.info is None or header.info.num_channels != 2:
-        return False
+def _one_is_fake_stereo(
+    recordings: Sequence[Recording], settings: RunSettings, processes: int, time_limit_s: float
+) -> bool:
+    """Whether a recording's two channels carry one signal; True as well where a process died of finding out."""
+    if not processes or not recordings:
+        return any(_is_fake_stereo(recording, settings.limits) for recording in recordings)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), obey_driver) as pool:
+        found = pool.map(
+            _is_fake_stereo, recordings, repeat(settings.limits), repeat(time_limit_s), chunksize=_STEREO_CHUNK
+        )
+        try:
+            return any(found)
+        except BrokenProcessPool:
+            return True  # its row will tell; whether anything is scored, too
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_fake_stereo(recording: Recording, limits: LimitSettings, time_limit_s: float | None = None) -> bool:
     try:
-        same = audio.channels_carry_same_signal(header.recording, settings.limits)
-    except AudioError:
+        if time_limit_s is not None:
+            set_alarm(time_limit_s)
+        return audio.channels_carry_same_signal(recording, limits)
+    except Exception:  # whatever it is, the worker that scores it will say
         return False
-    return same and bool(scored_channels(("mixed",), settings))
+    finally:
+        if time_limit_s is not None:
+            clear_alarm()
 
 
 def calibrate(headers: Sequence[Header], model: Model, settings: RunSettings) -> float | None:
@@ -243,7 +268,7 @@ def survey(
     headers_s = time.perf_counter() - started
     warning = None
     try:
-        refuse_if_nothing_is_scored(headers, settings)
+        refuse_if_nothing_is_scored(headers, settings, processes)
     except ConfigError as error:
         warning = str(error)
     infos = [header.info for header in headers if header.info is not None]

@@ -129,7 +129,7 @@ def run(job: Job, progress: Progress) -> Report:
         progress.say(f"reading {len(missing)} headers")
         headers = read_headers(missing, job.settings.limits, _header_processes(job), job.time_limit_s)
         if not finished:
-            refuse_if_nothing_is_scored(headers, job.settings)
+            refuse_if_nothing_is_scored(headers, job.settings, _header_processes(job), job.time_limit_s)
         _score_missing(job, bundle, opened, headers, progress)
         tally = opened.commit()
         scored_s = sum(header.duration_s or 0.0 for header in headers) if finished else tally.audio_s

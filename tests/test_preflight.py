@@ -191,6 +191,29 @@ def test_a_survey_is_a_page_for_people() -> None:
     assert len(lines) == 30
 
 
+def same_signal_that_dies(recording: Recording, limits: LimitSettings) -> bool:
+    """Stand for a decoder that kills its process, or finds two channels that are one."""
+    if recording.call_id == "deadly":
+        os._exit(1)
+    return recording.call_id == "same"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(("call_id", "refused"), [("deadly", False), ("same", False), ("other", True)])
+def test_whether_two_channels_are_one_is_found_out_elsewhere(
+    stereo: Path, monkeypatch: pytest.MonkeyPatch, call_id: str, refused: bool
+) -> None:
+    headers = headers_of(*(Recording(k, call_id if k == 40 else str(k), str(stereo)) for k in range(50)))
+    forking = multiprocessing.get_context("fork")  # a spawned process would not see what is patched here
+    monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: forking)
+    monkeypatch.setattr(preflight.audio, "channels_carry_same_signal", same_signal_that_dies)
+    if refused:
+        with pytest.raises(ConfigError, match="nothing would be scored"):
+            refuse_if_nothing_is_scored(headers, RunSettings(), 2)
+    else:
+        refuse_if_nothing_is_scored(headers, RunSettings(), 2)
+
+
 def probe_that_dies(recording: Recording, limits: LimitSettings) -> AudioInfo:
     """Stand for a decoder that kills its process on one file."""
     if recording.call_id == "deadly":

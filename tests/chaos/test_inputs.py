@@ -154,7 +154,7 @@ class Poison(AbstractFileSystem):
     cachable = False
 
     def info(self, path, **kwargs):
-        return {"name": path, "size": 1000, "type": "file"}
+        return {"name": path, "size": 1000, "type": "file", "mtime": 1}
 
     def _open(self, path, *_, **__):
         if "kills" in path:
