@@ -119,7 +119,13 @@ def _prepare_workers(client: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             logs.configure(log_format, run_id)
 
-    client.register_plugin(Prepare())
+    for tries in range(_START_TRIES):
+        try:
+            client.register_plugin(Prepare(), name="batchser")
+        except OSError:  # a worker died while it was told; the scheduler tells those that come after it
+            time.sleep(2**tries)
+        else:
+            return
 
 
 def _quiet_distributed() -> None:

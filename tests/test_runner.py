@@ -577,6 +577,21 @@ def test_worker_processes_that_die_at_their_start_are_started_again(
     assert len(started) == 3
 
 
+def test_a_worker_that_dies_while_it_is_prepared_is_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        told = 0
+
+        def register_plugin(self, plugin: object, name: str) -> None:
+            self.told += 1
+            if self.told < 3:
+                raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(cluster_module.time, "sleep", lambda _: None)
+    client = Client()
+    cluster_module._prepare_workers(client)
+    assert client.told == 3
+
+
 def test_a_cluster_without_workers_breaks_the_run_off(
     job: Job, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
