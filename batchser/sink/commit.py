@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from batchser.sink.store import LocalStore, Store
+from batchser.sink.store import Store
 
 #: The folder of work in progress; readers pass over names that begin with ``_``.
 WORK: Final = "_batchser/work"
@@ -83,12 +83,6 @@ def replay(store: Store) -> bool:
         store.remove(target)
     clear_work(store)
     return True
-
-
-def make_work(store: Store) -> None:
-    """Make the work folder of a store that has folders; a worker that comes when its run is over finds none."""
-    if isinstance(store, LocalStore):
-        store.make(WORK)
 
 
 def clear_work(store: Store) -> None:

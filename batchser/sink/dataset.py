@@ -46,7 +46,7 @@ from batchser.errors import ConfigError
 from batchser.locks import FolderLock
 from batchser.records import FAULTS, Recording
 from batchser.settings import TrustSettings
-from batchser.sink.commit import RUN, WORK, Commit, clear_work, make_work, replay
+from batchser.sink.commit import RUN, WORK, Commit, clear_work, replay
 from batchser.sink.days import CALL_ID, DAY, INDEX, STATED, VERSION, Addition, days_of
 from batchser.sink.files import SinkError
 from batchser.sink.lease import Lease
@@ -264,10 +264,11 @@ def _last_run(store: Store) -> str:
 def faults_in(out: str | Path, since: datetime | None, most: int) -> list[tuple[str, str, str]]:
     """Read the first faults of a result, or of a dataset what was scored since then: call_id, status, sentence."""
     columns = ["call_id", "status", "error", "scored_at"]
-    store, names = store_at(Path(out).absolute().parent), [Path(out).name]
     if is_dataset(out):
         store = store_at(out)
         names = [f"calls/{day}/calls.parquet" for day in days_of(store)]
+    else:
+        store, names = store_at(Path(out).parent), [Path(out).name]
     found: list[tuple[str, str, str]] = []
     for name in names:
         with store.open(name) as file:
@@ -297,7 +298,7 @@ def _write_work(
     started_at: datetime,
 ) -> None:
     """Leave all that a commit needs, so that another process can do it when this one has died."""
-    make_work(store)
+    store.make(WORK)
     rows = [(recordings[index], entries[index]) for index in np.flatnonzero(missing).tolist()]
     today = started_at.date()
     columns: dict[str, Any] = {

@@ -74,16 +74,18 @@ class Addition:
         self._provenance = provenance
         self._run_id = run_id
         self._there = days_of(store)
-        self._kept = _better_before(store, self._there, assembly, recordings)
+        calls, index = assembly.calls()
+        self._kept = _better_before(store, self._there, calls)
         if self._kept.num_rows:
             lost = pc.is_in(recordings[CALL_ID], self._kept["call_id"].combine_chunks())
             _LOG.warning("%d recordings cannot be read now; their rows of before are kept", self._kept.num_rows)
             assembly = assembly.only(~np.asarray(lost))
             recordings = recordings.filter(pc.invert(lost))
+            inside = np.isin(index, assembly.index)
+            calls, index = calls.filter(pa.array(inside)), index[inside]
         self._assembly = assembly
         self._day_of_recording = np.array(recordings[DAY].to_pylist(), object)  # beside assembly.index
         own = recordings.drop_columns(list(COLUMNS))
-        calls, index = assembly.calls()
         position = np.searchsorted(assembly.index, index)
         self._calls = attach_own_columns(calls, position, own)
         self._day_of_row = self._day_of_recording[position]
@@ -156,12 +158,11 @@ class Addition:
         return with_metadata(target, self._run_id, self._labels, self._provenance)
 
 
-def _better_before(store: Store, days: Sequence[str], assembly: Assembly, recordings: pa.Table) -> pa.Table:
-    """Return the ledger's rows of recordings that could be read before and cannot now.
+def _better_before(store: Store, days: Sequence[str], calls: pa.Table) -> pa.Table:
+    """Return the ledger's rows of recordings that could be read before and by these new calls cannot now.
 
     A store that does not answer, a disk that is not mounted or a source that was deleted must not cost what was scored.
     """
-    calls, _ = assembly.calls()
     rows = by_recording(calls)
     lost = pc.and_(pc.equal(rows["status"], "unreadable"), pc.is_null(rows["source_sha256"]))
     call_ids = rows["call_id"].cast(pa.string()).filter(lost).combine_chunks()

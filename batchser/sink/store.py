@@ -33,6 +33,9 @@ class Store(Protocol):
     def placing(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """Give a temporary path to write to; on leaving, the file appears whole under its name, replacing another."""
 
+    def make(self, folder: str) -> None:
+        """Make a folder, where there are folders: ``placing`` makes none, as it may have gone with its run."""
+
     def move(self, source: str, target: str) -> None:
         """Replace ``target`` by ``source``."""
 
@@ -67,11 +70,11 @@ class LocalStore:
         ------
         SinkError : as ``files.placing``
         """
-        with placing(self.root / name) as temporary:  # its folder is not made: it may have gone with the run
+        with placing(self.root / name) as temporary:
             yield temporary
 
     def make(self, folder: str) -> None:
-        """Make a folder.
+        """See Store.
 
         Raises
         ------
@@ -171,6 +174,9 @@ class RemoteStore:
             with _told_as_sink_error(self.where(name)):
                 filesystem, root = self._opened()
                 filesystem.put_file(str(temporary), f"{root}/{name}")
+
+    def make(self, folder: str) -> None:
+        """See Store: objects need none."""
 
     def move(self, source: str, target: str) -> None:
         """See Store.

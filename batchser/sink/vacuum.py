@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchser.errors import ConfigError
-from batchser.sink.commit import Commit, make_work
+from batchser.sink.commit import WORK, Commit
 from batchser.sink.dataset import checked_place, hold
 from batchser.sink.days import days_of, days_of_calls, rows_without
 from batchser.sink.ledger import LEDGER, ledger_name
@@ -55,7 +55,7 @@ def vacuum(
             commit = Commit(store)
             for day in old:
                 _remove_day(commit, day)
-            make_work(store)
+            store.make(WORK)
             for day in sorted(set(found.values())):
                 _erase(store, commit, day, pa.array(calls, pa.string()))
             commit.publish(lock.check)
