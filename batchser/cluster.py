@@ -37,6 +37,8 @@ _CONFIG: Final = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    # A recording that eats memory takes gigabytes a second: by default nobody looks but ten times in one.
+    "distributed.worker.memory.monitor-interval": "20ms",
 }
 
 

@@ -115,6 +115,7 @@ def run(job: Job, progress: Progress) -> Report:
         settings_sha256=job.settings.fingerprint(),
         batchser_version=__version__,
         settings=job.settings.stated(),
+        negative_labels=bundle.negative_labels,
     )
     opened = _opened(job, manifest, bundle, provenance)
     progress.begin(opened.run_id)

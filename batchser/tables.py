@@ -10,7 +10,7 @@ scored and abstains keeps its emotion and says ``abstained``. A manifest's own c
 ``calls`` between ``abstained_share`` and ``source_sha256``.
 
 The schema's metadata hold ``batchser.schema_version``, ``batchser.run_id`` and, as JSON, ``batchser.labels``,
-``batchser.model`` (name and sha256) and ``batchser.settings``.
+``batchser.negative_labels``, ``batchser.model`` (name and sha256) and ``batchser.settings``.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Provenance:
     """What scored a run's rows: columns of every calls row, and the tables' metadata.
 
     ``settings`` are the run's settings as JSON-able values; ``settings_sha256`` is their fingerprint.
+    ``negative_labels`` are those that ``negativity`` sums up.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Provenance:
     settings_sha256: str
     batchser_version: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    negative_labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def with_metadata(target: _TableOrSchema, run_id: str, labels: Sequence[str], pr
         "batchser.schema_version": str(SCHEMA_VERSION),
         "batchser.run_id": run_id,
         "batchser.labels": json.dumps(list(labels), ensure_ascii=False),
+        "batchser.negative_labels": json.dumps(list(provenance.negative_labels), ensure_ascii=False),
         "batchser.model": json.dumps({"name": provenance.model, "sha256": provenance.model_sha256}, ensure_ascii=False),
         "batchser.settings": json.dumps(dict(provenance.settings), sort_keys=True, ensure_ascii=False),
     }

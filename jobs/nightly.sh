@@ -9,6 +9,7 @@
 # BATCHSER_CONFIG      a TOML file (night.toml beside this script)
 # BATCHSER_LOGS        folder of logs and metrics (the folder that this is started in)
 # BATCHSER_DAY         the day to score (yesterday)
+# BATCHSER_REPORT      a page to write for people, with the week that ends on that day, e.g. /srv/www/calls.html (none)
 #
 # Exit codes are those of `batchser run`; 75 where the night before is still at work.
 set -uo pipefail
@@ -24,5 +25,9 @@ flock --nonblock 9 || { echo "nightly.sh: the night before is still at work ($lo
 batchser run "${BATCHSER_RECORDINGS%/}/$day" --out "$BATCHSER_OUT" --config "${BATCHSER_CONFIG:-$here/night.toml}" \
     --metrics "$logs/batchser.prom" --json-summary "$logs/$day.json" "$@" >>"$logs/$day.log" 2>&1 9>&-
 code=$?
+if [ -n "${BATCHSER_REPORT:-}" ] && [ "$code" -le 1 ]; then  # the tables are what matters: no report is no fault
+    batchser report "$BATCHSER_OUT" --html "$BATCHSER_REPORT" --from "$(date -d "$day -6 days" +%F)" \
+        >>"$logs/$day.log" 2>&1 9>&- || echo "no report was written" >>"$logs/$day.log"
+fi
 echo "exit code $code" >>"$logs/$day.log"
 exit "$code"

@@ -132,7 +132,19 @@ def test_every_option_has_help(command: str, option: click.Option) -> None:
 
 
 def test_commands_are_those_of_the_design() -> None:
-    assert set(COMMANDS) == {"run", "check", "score", "models", "vacuum", "train", "evaluate", "tune"}
+    assert set(COMMANDS) == {
+        "run",
+        "check",
+        "score",
+        "models",
+        "vacuum",
+        "report",
+        "clips",
+        "dashboard",
+        "train",
+        "evaluate",
+        "tune",
+    }
     of_run = {option.opts[0] for option in cli.cli.commands["run"].params if isinstance(option, click.Option)}
     assert of_run == {
         *("--out", "--segments", "--model", "--roles", "--channel-roles", "--workers", "--scheduler", "--config"),

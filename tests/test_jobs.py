@@ -70,6 +70,17 @@ def test_nightly_scores_yesterday_and_keeps_log_and_exit_code(centre: dict[str, 
     assert nightly(centre, "--roles", "boss").returncode == 2
 
 
+def test_nightly_leaves_a_report_where_it_is_asked_to(centre: dict[str, str], tmp_path: Path) -> None:
+    page = tmp_path / "calls.html"
+    assert nightly(centre | {"BATCHSER_REPORT": str(page)}, "--workers", "0").returncode == 0
+    assert "Calls that need a person first" in page.read_text(encoding="utf-8")
+    nowhere = centre | {"BATCHSER_REPORT": str(tmp_path / "no" / "such.html")}
+    assert nightly(nowhere, "--workers", "0").returncode == 0
+    log = (tmp_path / f"logs/{DAY}.log").read_text(encoding="utf-8")
+    assert "there is no folder" in log
+    assert log.endswith("no report was written\nexit code 0\n")
+
+
 def test_one_night_at_a_time(centre: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with subprocess.Popen(["flock", str(tmp_path / "logs/nightly.lock"), "cat"], stdin=subprocess.PIPE) as holder:

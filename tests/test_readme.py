@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from generated_results import write_results
 
 from batchser.cli import cli
 
@@ -37,6 +38,38 @@ def test_the_notebook_of_five_lines_runs_on_the_sample_calls(results, monkeypatc
     assert names["trend"].to_numpy().sum() == 3
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars", "duckdb"])
+def test_the_examples_run_and_agree(library, tmp_path, monkeypatch):
+    out = write_results(tmp_path / "results.parquet", 60, nights=3, faults=2)
+    calls = pd.read_parquet(out)
+    crm = pd.DataFrame(
+        {"call_id": calls["call_id"], "customer_id": range(60), "churned": [k % 3 == 0 for k in range(60)]}
+    )
+    crm.to_csv(tmp_path / "crm.csv", index=False)
+    code = re.search(rf"<!-- example {library} -->\n```python\n(.*?)```", README, re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    found = {name: as_pandas(names[name]) for name in ("worst", "by_group", "nights", "churn")}
+    ok = calls[calls["status"] == "ok"]
+    assert found["worst"]["call_id"].tolist() == ok.nlargest(10, "negativity")["call_id"].tolist()
+    assert sorted(found["by_group"]["negativity"]) == pytest.approx(
+        sorted(ok.groupby("agent_group")["negativity"].mean())
+    )
+    assert found["nights"].shape[0] == 3
+    expected = ok.merge(crm).groupby("churned")["negativity"].mean()
+    assert sorted(found["churn"].iloc[:, -1]) == pytest.approx(sorted(expected), abs=1e-5)
+
+
+def as_pandas(table):
+    """A result of any of the libraries as a frame with plain columns."""
+    if isinstance(table, pd.Series):
+        return table.reset_index()
+    if isinstance(table, pd.DataFrame):
+        return table.reset_index() if table.index.name else table
+    return pd.DataFrame(table.to_dicts()) if hasattr(table, "to_dicts") else table.df()
+
+
 def test_the_sample_calls_are_gated_and_scored(results):
     calls = pd.read_parquet(results / "results.parquet").set_index("call_id")
     segments = pd.read_parquet(results / "results.segments.parquet")
@@ -62,8 +95,10 @@ def test_the_table_of_published_systems_is_its_files(monkeypatch):
     assert not stale, "their recipes have changed since: fill them again with make papers"
 
 
-def test_every_option_of_run_is_in_the_readme():
-    for parameter in cli.commands["run"].params:
+@pytest.mark.parametrize("command", ["run", "report", "clips", "dashboard"])
+def test_every_option_is_in_the_readme(command):
+    mark = "`" if command == "run" else ""  # run has a table of them
+    for parameter in cli.commands[command].params:
         for option in parameter.opts:
             if option.startswith("--") and option != "--help":
-                assert f"`{option}" in README
+                assert f"{mark}{option}" in README

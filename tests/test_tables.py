@@ -19,7 +19,7 @@ from batchser.records import MUSIC, SILENCE, SPEECH, CallSummary, Outcome, Recor
 from batchser.tables import Provenance
 
 LABELS = ("angry", "neutral")
-PROVENANCE = Provenance("telephone", "a" * 64, "b" * 64, "0.1.0", {"roles": ["customer"]})
+PROVENANCE = Provenance("telephone", "a" * 64, "b" * 64, "0.1.0", {"roles": ["customer"]}, ["angry"])
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -126,6 +126,7 @@ def test_metadata():
     assert metadata[b"batchser.schema_version"] == b"1"
     assert metadata[b"batchser.run_id"] == b"run-1"
     assert json.loads(metadata[b"batchser.labels"]) == ["angry", "neutral"]
+    assert json.loads(metadata[b"batchser.negative_labels"]) == ["angry"]
     assert json.loads(metadata[b"batchser.model"]) == {"name": "telephone", "sha256": "a" * 64}
     assert json.loads(metadata[b"batchser.settings"]) == {"roles": ["customer"]}
     schema = tables.with_metadata(tables.calls_schema(LABELS), "run-1", LABELS, PROVENANCE)

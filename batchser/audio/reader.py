@@ -58,7 +58,11 @@ def probe(recording: Recording, limits: LimitSettings) -> AudioInfo:
 
 
 def open_audio(
-    recording: Recording, rate_hz: int, limits: LimitSettings, block_s: float = 30.0, source: Source | None = None
+    recording: Recording,
+    rate_hz: int | None,
+    limits: LimitSettings,
+    block_s: float = 30.0,
+    source: Source | None = None,
 ) -> AudioReader:
     """Open a recording to be read in blocks at the model's rate; use it in a ``with`` statement.
 
@@ -67,7 +71,8 @@ def open_audio(
     recording
         The recording; ``encoding`` and ``rate_hz`` are used for headerless audio only (one channel).
     rate_hz
-        The rate of the blocks. Where the file has another one it is resampled (soxr HQ), channel by channel.
+        The rate of the blocks. Where the file has another one it is resampled (soxr HQ), channel by channel. None: the
+        file's own.
     limits
         What a recording may ask of the machine; checked on the header and while decoding.
     block_s
@@ -120,17 +125,25 @@ class AudioReader:
         What the header says; ``rate_hz`` is the file's own.
     num_channels : int
         Channels of the file and of every block.
+    rate_hz : int
+        The rate of the blocks.
     """
 
     def __init__(
-        self, recording: Recording, rate_hz: int, limits: LimitSettings, block_s: float, source: Source | None = None
+        self,
+        recording: Recording,
+        rate_hz: int | None,
+        limits: LimitSettings,
+        block_s: float,
+        source: Source | None = None,
     ) -> None:
-        self._rate_hz, self._limits, self._block_s = rate_hz, limits, block_s
+        self._limits, self._block_s = limits, block_s
         with ExitStack() as stack:
             self._decoder = stack.enter_context(_opened(recording, limits, source))
             self._stack = stack.pop_all()
         self.info: AudioInfo = self._decoder.info
         self.num_channels: int = self.info.num_channels
+        self.rate_hz: int = rate_hz or self.info.rate_hz
 
     @property
     def truncated(self) -> bool:
@@ -145,11 +158,11 @@ class AudioReader:
             start_samples += samples.shape[1]
 
     def _resampled(self, blocks: Iterator[FloatArray]) -> Iterator[FloatArray]:
-        if self.info.rate_hz == self._rate_hz:
+        if self.info.rate_hz == self.rate_hz:
             yield from blocks
             return
         resampler = soxr.ResampleStream(
-            self.info.rate_hz, self._rate_hz, self.num_channels, dtype="float32", quality="HQ"
+            self.info.rate_hz, self.rate_hz, self.num_channels, dtype="float32", quality="HQ"
         )
         first: FloatArray | None = None
         num_resampled = 0

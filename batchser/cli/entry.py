@@ -1,0 +1,68 @@
+"""The way in and out: logs, signals, and the exit codes that DESIGN.md promises."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+
+import click
+
+from batchser import __version__, logs
+from batchser.errors import BatchserError, ConfigError
+
+EXIT_CONFIG, EXIT_BROKEN, EXIT_INTERRUPTED = 2, 3, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="batchser")
+def cli() -> None:
+    """Turn a night's call-centre recordings into Parquet tables of emotion.
+
+    \b
+    Start here:
+      batchser check RECORDINGS                       what is there, and how long will it take?
+      batchser run RECORDINGS --out results.parquet   score it all
+      batchser score ONE.wav                          one recording, now, on the terminal
+      batchser report results.parquet --html r.html   a page of what came out
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code that DESIGN.md promises."""
+    logs.configure("text")
+    signal.signal(signal.SIGTERM, _interrupt)
+    # NumPy's own threads gain nothing on our small matrices, and spin where other processes want the cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        code = cli.main(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = EXIT_CONFIG
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; a run keeps what is done: the same command, without --fresh, resumes", "")
+        code = EXIT_INTERRUPTED
+    except ConfigError as error:
+        for fault in error.faults:
+            _fail(fault)
+        code = EXIT_CONFIG
+    except BatchserError as error:
+        _fail(str(error))
+        code = EXIT_BROKEN
+    except Exception:
+        logging.getLogger(__name__).exception("the run broke off; the same command resumes. Please report this")
+        code = EXIT_BROKEN
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str, prefix: str = "error: ") -> None:
+    """Say why a command ends, in the log's format."""
+    if logs.current()[0] == "json":
+        logs.tell(sentence, level=logging.ERROR)
+    else:
+        click.echo(f"{prefix}{sentence}", err=True)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
