@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from batchser import logs
+from batchser import logs, processes
 from batchser.errors import BatchserError, ConfigError
-from batchser.settings import available_memory_bytes
 
 _CONNECT_S: Final = 15.0
 _START_TRIES: Final = 3
-_MOST_BYTES: Final = 4 * 2**30  # what a worker may weigh: several times what any recording should make it
 #: Dask's own default is a MALLOC_TRIM_THRESHOLD_ that makes glibc map and clear every array anew, which takes as much
 #: time as all our arithmetic and saves no memory at the peak. These keep what one batch leaves for the next.
 WORKER_ENVIRONMENT: Final = {
@@ -32,13 +30,11 @@ _CONFIG: Final = {
     "distributed.deploy.lost-worker-timeout": "1 day",
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
     "distributed.worker.profile.enabled": False,  # it looks at every worker's stack 100 times a second
-    # A worker holds no results that it could spill; past its limit it is ended, and its recording is to blame.
+    # A worker holds no results that it could spill; past its limit it ends, and its recording is to blame.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
-    # A recording that eats memory takes gigabytes a second: by default nobody looks but ten times in one.
-    "distributed.worker.memory.monitor-interval": "20ms",
+    "distributed.worker.memory.terminate": processes.END_AT,
 }
 
 
@@ -91,7 +87,7 @@ def _own_cluster(workers: int) -> Any:
             return LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
-                memory_limit=min(_MOST_BYTES, available_memory_bytes() // workers),
+                memory_limit=processes.memory_limit_bytes(workers),
                 processes=True,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
@@ -111,7 +107,11 @@ def num_workers(client: Any) -> int:
 
 
 def _prepare_workers(client: Any) -> None:
-    """Let workers log as the driver does, and ignore Ctrl-C, which reaches every process: the driver ends them."""
+    """Let workers log as the driver does, keep their limit, and ignore Ctrl-C, which reaches every process.
+
+    The nanny that looks after a worker's memory lives in the driver. A recording that eats memory takes gigabytes a
+    second, and with busy cores the nanny may not look for as long; so each worker looks at itself, too.
+    """
     from distributed import WorkerPlugin
 
     log_format, run_id = logs.current()
@@ -120,6 +120,8 @@ def _prepare_workers(client: Any) -> None:
         def setup(self, worker: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             logs.configure(log_format, run_id)
+            if worker.memory_manager.memory_limit:
+                processes.stay_below(worker.memory_manager.memory_limit)
 
     for tries in range(_START_TRIES):
         try:

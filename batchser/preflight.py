@@ -18,7 +18,7 @@ from batchser.bundle import find_bundle
 from batchser.errors import AudioError, ConfigError
 from batchser.manifest import UNKNOWN_SECONDS, read_inputs
 from batchser.pipeline import channel_roles, score_recordings, scored_channels
-from batchser.processes import clear_alarm, obey_driver, set_alarm
+from batchser.processes import clear_alarm, memory_limit_bytes, obey_driver, set_alarm
 from batchser.records import AudioInfo, Recording
 from batchser.scoring import Model, choose_engine, load_model
 from batchser.settings import AUTO_ENGINE, LimitSettings, RunSettings, available_cores, default_workers
@@ -54,8 +54,9 @@ def read_headers(
 ) -> list[Header]:
     """Read the header of every recording, in order.
 
-    This is done in so many ``processes`` of its own: a file that kills its decoder already here, or keeps it busy for
-    longer than ``time_limit_s``, costs its own header, and its row is left to a worker's process. 0: in this one.
+    This is done in so many ``processes`` of its own: a file that kills its decoder already here, makes it eat more
+    memory than a worker may, or keeps it busy for longer than ``time_limit_s``, costs its own header, and its row is
+    left to a worker's process. 0: in this one.
     """
     if not processes:
         return list(_headers(recordings, limits, _THREADS))
@@ -63,7 +64,7 @@ def read_headers(
     waiting = deque(recordings[k : k + _CHUNK] for k in range(0, len(recordings), _CHUNK))
     processes = max(1, min(processes, len(waiting)))
     while waiting:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), obey_driver) as pool:
+        with _pool(processes) as pool:
             threads = max(1, _THREADS // processes)
             running = deque(
                 (chunk, pool.submit(_read_chunk, chunk, limits, threads, time_limit_s)) for chunk in waiting
@@ -80,12 +81,21 @@ def read_headers(
                         processes, again = 1, [chunk]
                     elif len(chunk) == 1:
                         headers.append(
-                            Header(chunk[0], None, "the process that read its header died, or took too long")
+                            Header(
+                                chunk[0],
+                                None,
+                                "the process that read its header died, grew too large, or took too long",
+                            )
                         )
                         again = []
                     waiting.extend([*again, *(other for other, _ in running)])
                     break
     return headers
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, spawn, obey_driver, (memory_limit_bytes(processes),))
 
 
 def _read_chunk(
@@ -155,7 +165,7 @@ def _one_is_fake_stereo(
     """Whether a recording's two channels carry one signal; True as well where a process died of finding out."""
     if not processes or not recordings:
         return any(_is_fake_stereo(recording, settings.limits) for recording in recordings)
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), obey_driver) as pool:
+    with _pool(processes) as pool:
         found = pool.map(
             _is_fake_stereo, recordings, repeat(settings.limits), repeat(time_limit_s), chunksize=_STEREO_CHUNK
         )

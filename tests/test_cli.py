@@ -174,6 +174,37 @@ def test_the_script_tells_its_version() -> None:
     assert done.stdout == f"batchser, version {__version__}\n"
 
 
+LATE = """
+import atexit, os
+from batchser.cli import cli, console
+from batchser.errors import ConfigError
+
+class Late:
+    def __del__(self, abort=os.abort):
+        abort()
+
+late = Late()
+
+@cli.command()
+def fail():
+    atexit.register(print, "the end that was registered")
+    raise ConfigError("on purpose")
+
+console()
+"""
+
+
+@pytest.mark.parametrize(("argument", "code", "out"), [("--version", 0, "version"), ("fail", 2, "the end that was")])
+def test_the_script_ends_with_its_code_though_python_aborts_while_it_is_taken_down(
+    argument: str, code: int, out: str
+) -> None:
+    """As a thread of Arrow's may make it do, when all is done."""
+    ended = subprocess.run([sys.executable, "-c", LATE, argument], capture_output=True, text=True, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert out in ended.stdout
+    assert ("error: on purpose" in ended.stderr) == (argument == "fail")
+
+
 # ----------------------------------------------------------------------------------------------------------- run
 
 

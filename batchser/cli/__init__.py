@@ -4,6 +4,6 @@
 """
 
 from batchser.cli import looking, scoring, training  # noqa: F401  each adds its commands
-from batchser.cli.entry import cli, main
+from batchser.cli.entry import cli, console, main
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "console", "main"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -27,6 +28,30 @@ def cli() -> None:
       batchser score ONE.wav                          one recording, now, on the terminal
       batchser report results.parquet --html r.html   a page of what came out
     """
+
+
+def console() -> None:
+    """The installed command: ``main``, and an end that says the code that ``main`` did.
+
+    Where Parquet is read through fsspec, a thread of Arrow's may still let go of a Python object while the interpreter
+    is taken down, and that aborts a process whose work is done (apache/arrow#34314): exit code 134, and cron would
+    call the night broken. So the process ends once all that registered an end of its own since has had it.
+    """
+    codes: list[int] = []
+
+    def end() -> None:
+        if codes:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(codes[0])
+
+    atexit.register(end)  # the first to register is the last to be called
+    try:
+        main()
+    except SystemExit as ended:
+        codes.append(int(ended.code or 0))
+        raise
 
 
 def main(arguments: list[str] | None = None) -> None:

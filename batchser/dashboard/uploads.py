@@ -31,7 +31,7 @@ from batchser import __version__, summary
 from batchser.bundle import Bundle
 from batchser.errors import BatchserError
 from batchser.pipeline import score_recordings
-from batchser.processes import clear_alarm, obey_driver, set_alarm
+from batchser.processes import clear_alarm, memory_limit_bytes, obey_driver, set_alarm
 from batchser.records import Outcome, Recording
 from batchser.results.opening import as_frame, records
 from batchser.scoring import Model, load_model
@@ -138,13 +138,14 @@ class Uploads:
             return self._process().submit(_score, self._folder_of_model, *work).result()
         except BrokenProcessPool:
             self._pool = None  # the next one has a new process
-            why = f"the process that scored it died, or took longer than {self._time_limit_s:.0f} s"
+            why = f"the process that scored it died, grew too large, or took longer than {self._time_limit_s:.0f} s"
             outcome = Outcome(recording, (summary.failed("crashed", why),))
             return _tables(outcome, bundle, settings)
 
     def _process(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), obey_driver)
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, spawn, obey_driver, (memory_limit_bytes(1),))
             self._pid = self._pool.submit(os.getpid)
         return self._pool
 
