@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from batchser import audio
-from batchser.bundle import find_bundle
+from batchser.bundle import Bundle, find_bundle
 from batchser.errors import AudioError, ConfigError
 from batchser.manifest import UNKNOWN_SECONDS, read_inputs
 from batchser.pipeline import channel_roles, score_recordings, scored_channels
@@ -28,6 +28,7 @@ _CHUNK: Final = 256
 _STEREO_CHUNK: Final = 16
 _THREADS: Final = 8  # in all: headers wait for disks and networks more than for processors
 _CALIBRATION_S: Final = 600.0
+_CALIBRATION_LIMIT_S: Final = 300.0  # no machine is so slow: something hangs
 _START_UP_S: Final = 5.0  # processes start and load the model, and end
 _SIDE_BY_SIDE: Final = 0.85  # the speed of a process beside others, that share caches and memory, over one alone
 _FAULTS_SHOWN: Final = 20
@@ -189,14 +190,9 @@ def _is_fake_stereo(recording: Recording, limits: LimitSettings, time_limit_s: f
             clear_alarm()
 
 
-def calibrate(headers: Sequence[Header], model: Model, settings: RunSettings) -> float | None:
-    """Measure seconds of audio scored per second by one process here; None where nothing is readable.
-
-    The first readable recordings up to some ten minutes are scored, or else the shortest, after a warm-up on the first.
-    """
+def sample(headers: Sequence[Header]) -> list[Recording]:
+    """Choose what to measure this machine on: the first readable recordings up to ten minutes, or else the shortest."""
     readable = [header for header in headers if header.info is not None]
-    if not readable:
-        return None
     some: list[Recording] = []
     total_s = 0.0
     for header in readable:
@@ -204,13 +200,47 @@ def calibrate(headers: Sequence[Header], model: Model, settings: RunSettings) ->
         if length_s + total_s <= _CALIBRATION_S:
             some.append(header.recording)
             total_s += length_s
-    if not some:
+    if readable and not some:
         some = [min(readable, key=lambda header: header.duration_s or 0.0).recording]
-    list(score_recordings(some[:1], model, settings))
+    return some
+
+
+def calibrate(recordings: Sequence[Recording], model: Model, settings: RunSettings) -> float | None:
+    """Measure seconds of audio scored per second by this process, after a warm-up on the first; None without any."""
+    if not recordings:
+        return None
+    list(score_recordings(recordings[:1], model, settings))
     started = time.perf_counter()
-    outcomes = list(score_recordings(some, model, settings))
+    outcomes = list(score_recordings(recordings, model, settings))
     scored_s = sum(outcome.duration_s or 0.0 for outcome in outcomes)
     return scored_s / (time.perf_counter() - started) or None
+
+
+def _measure(
+    recordings: Sequence[Recording], bundle: Bundle, engine: str, settings: RunSettings, processes: int
+) -> float | None:
+    """Calibrate as one of so many processes of a run would, in a process of its own; 0: in this one, as the only one.
+
+    Raises
+    ------
+    BrokenProcessPool : a recording killed that process, made it eat memory, or kept it busy for too long
+    """
+    model = (Path(bundle.folder or "."), bundle.sha256)
+    if not processes:
+        return calibrate(recordings, load_model(*model, available_cores(), engine), settings)
+    with _pool(1) as pool:
+        return pool.submit(_load_and_calibrate, model, engine, recordings, settings).result()
+
+
+def _load_and_calibrate(
+    model: tuple[Path, str], engine: str, recordings: Sequence[Recording], settings: RunSettings
+) -> float | None:
+    loaded = load_model(*model, 1, engine)
+    set_alarm(_CALIBRATION_LIMIT_S)
+    try:
+        return calibrate(recordings, loaded, settings)
+    finally:
+        clear_alarm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,16 +306,21 @@ def survey(
     started = time.perf_counter()
     headers = read_headers(recordings, settings.limits, processes)
     headers_s = time.perf_counter() - started
-    warning = None
+    warnings = []
     try:
         refuse_if_nothing_is_scored(headers, settings, processes)
     except ConfigError as error:
-        warning = str(error)
+        warnings.append(str(error))
     infos = [header.info for header in headers if header.info is not None]
     total_s = sum(info.duration_s or 0.0 for info in infos)
-    num_threads = 1 if processes else available_cores()
-    loaded = load_model(Path(bundle.folder or "."), bundle.sha256, num_threads, engine)
-    speed = calibrate(headers, loaded, settings)
+    speed = None
+    try:
+        speed = _measure(sample(headers), bundle, engine, settings, processes)
+    except BrokenProcessPool:
+        warnings.append(
+            "how long a run will take is not known: the process that scored some recordings to measure it died, grew "
+            "too large, or took too long. A run will tell which recording it was"
+        )
     longest_s = max((info.duration_s or 0.0 for info in infos), default=0.0)
     return Survey(
         recordings=len(headers),
@@ -295,7 +330,7 @@ def survey(
         channels=dict(sorted(Counter(str(info.num_channels) for info in infos).items())),
         truncated=sum(info.truncated for info in infos),
         faults=[(header.recording.call_id, header.fault) for header in headers if header.fault is not None],
-        warning=warning,
+        warning="; ".join(warnings) or None,
         x_realtime=None if speed is None else round(speed, 1),
         workers=max(1, processes),
         run_minutes=None if speed is None else round((headers_s + run_s(total_s, longest_s, speed, processes)) / 60, 2),

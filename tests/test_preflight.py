@@ -16,7 +16,16 @@ from batchser import preflight
 from batchser.audio import probe
 from batchser.bundle import Bundle
 from batchser.errors import ConfigError
-from batchser.preflight import Header, Survey, calibrate, read_headers, refuse_if_nothing_is_scored, run_s, survey
+from batchser.preflight import (
+    Header,
+    Survey,
+    calibrate,
+    read_headers,
+    refuse_if_nothing_is_scored,
+    run_s,
+    sample,
+    survey,
+)
 from batchser.records import AudioInfo, Recording
 from batchser.scoring import Model
 from batchser.settings import LimitSettings, RunSettings
@@ -96,9 +105,9 @@ def test_nothing_readable_is_no_reason_to_refuse(tmp_path: Path) -> None:
 
 def test_speed_is_measured_on_what_is_readable(tiny_model: Model, tmp_path: Path) -> None:
     missing = recording(tmp_path / "missing.wav")
-    assert calibrate(headers_of(missing), tiny_model, RunSettings()) is None
+    assert calibrate(sample(headers_of(missing)), tiny_model, RunSettings()) is None
     call_of_15_s = recording(write(tmp_path / "call.wav", call()), 1)
-    speed = calibrate(headers_of(missing, call_of_15_s), tiny_model, RunSettings())
+    speed = calibrate(sample(headers_of(missing, call_of_15_s)), tiny_model, RunSettings())
     assert speed is not None
     assert speed > 1
 
@@ -117,7 +126,7 @@ def test_speed_is_measured_where_every_recording_is_long(
         return score(recordings, *rest)
 
     monkeypatch.setattr(preflight, "score_recordings", watched)
-    assert calibrate(headers_of(longer, long), tiny_model, RunSettings()) is not None
+    assert calibrate(sample(headers_of(longer, long)), tiny_model, RunSettings()) is not None
     assert set(scored) == {"long"}
 
 
@@ -154,6 +163,23 @@ def test_a_survey_counts_what_is_there(tiny_bundle: Bundle, tmp_path: Path, monk
     assert found.run_minutes is not None
     assert found.run_minutes > 1.0  # with what the headers took
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "b.flac", "c.wav", "d.wav"}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_survey_outlives_a_recording_that_kills_its_process(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.wav", speechlike(3))
+    # A spawned process would not see what is patched here.
+    forking = multiprocessing.get_context("fork")
+    monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: forking)
+    monkeypatch.setattr(preflight, "memory_limit_bytes", lambda processes: 2**40)
+    monkeypatch.setattr(preflight, "load_model", lambda *_: None)
+    monkeypatch.setattr(preflight, "score_recordings", lambda *_: os._exit(1))
+    found = survey([str(tmp_path / "a.wav")], str(tiny_bundle.folder), (), RunSettings(), workers=2)
+    assert (found.recordings, found.x_realtime, found.run_minutes) == (1, None, None)
+    assert "how long a run will take is not known: the process" in (found.warning or "")
+    assert "how long a run will take is not known" in found.page()
 
 
 def test_a_run_takes_its_start_and_no_less_than_its_longest_recording() -> None:
