@@ -32,6 +32,7 @@ _CALIBRATION_LIMIT_S: Final = 300.0  # no machine is so slow: something hangs
 _START_UP_S: Final = 5.0  # processes start and load the model, and end
 _SIDE_BY_SIDE: Final = 0.85  # the speed of a process beside others, that share caches and memory, over one alone
 _FAULTS_SHOWN: Final = 20
+_HEADER_DIED: Final = "the process that read its header died, grew too large, or took too long"
 #: Into so many pieces goes a chunk whose process died: one recording of it may have hung, for as long as it may.
 _PIECES: Final = 16
 
@@ -81,13 +82,7 @@ def read_headers(
                     if processes > 1:  # whose process died is not told: from now on one chunk at a time
                         processes, again = 1, [chunk]
                     elif len(chunk) == 1:
-                        headers.append(
-                            Header(
-                                chunk[0],
-                                None,
-                                "the process that read its header died, grew too large, or took too long",
-                            )
-                        )
+                        headers.append(Header(chunk[0], None, _HEADER_DIED))
                         again = []
                     waiting.extend([*again, *(other for other, _ in running)])
                     break

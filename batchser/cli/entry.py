@@ -35,7 +35,7 @@ def console() -> None:
 
     Where Parquet is read through fsspec, a thread of Arrow's may still let go of a Python object while the interpreter
     is taken down, and that aborts a process whose work is done (apache/arrow#34314): exit code 134, and cron would
-    call the night broken. So the process ends once all that registered an end of its own since has had it.
+    call the night broken. So it ends before that, once every other end has been called that registered itself.
     """
     codes: list[int] = []
 
