@@ -20,7 +20,7 @@ from batchser.pages.sheets import spreadsheet_safe
 from batchser.results import Moment, select_moments
 from batchser.results.moments import rank_of
 from batchser.results.opening import Results
-from batchser.settings import LimitSettings
+from batchser.settings import Headerless, LimitSettings
 from batchser.sink.files import placing
 
 _INDEX: Final = "index.csv"
@@ -51,6 +51,7 @@ def write_clips(
     context_s: float,
     file_format: str,
     both_channels: bool,
+    headerless: Headerless,
     say: Callable[[str], None],
 ) -> list[Clip]:
     """Cut the moments that match into a folder, and write its index; the highest first.
@@ -63,6 +64,7 @@ def write_clips(
     context_s : seconds before and after each moment
     file_format : ``wav`` or ``mp3``
     both_channels : all channels of a recording, and not the scored one alone
+    headerless : how recordings without a header are read
     say : told how far it is, every hundred moments
 
     Raises
@@ -90,7 +92,7 @@ def write_clips(
         missing = set(numbers)
         told = "the recording is shorter than it was when it was scored; it may have been replaced"
         try:
-            for which, sound in cut(path, spans, limits, context_s):
+            for which, sound in cut(path, spans, limits, context_s, headerless):
                 number = numbers[which]
                 name = _file_name(number + 1, moments[number], file_format)
                 with placing(folder / name) as temporary:

@@ -18,12 +18,13 @@ from batchser import audio
 from batchser.errors import AudioError
 from batchser.features import log_mel
 from batchser.records import AudioBlock, DoubleArray, FloatArray, IntArray, Recording
-from batchser.settings import FeatureSettings, LimitSettings
+from batchser.settings import FeatureSettings, Headerless, LimitSettings
 from batchser.windows import cut_windows
 
 if TYPE_CHECKING:
     from pydub import AudioSegment
 
+_NONE: Final = Headerless()
 _FADE_S: Final = 0.03  # no click where the cut is
 _BLOCK_S: Final = 30.0
 _FULL_SCALE: Final = 32767
@@ -62,7 +63,7 @@ class Picture:
 
 
 def cut(
-    path: str, spans: Sequence[Span], limits: LimitSettings, context_s: float = 1.0
+    path: str, spans: Sequence[Span], limits: LimitSettings, context_s: float = 1.0, headerless: Headerless = _NONE
 ) -> Iterator[tuple[int, AudioSegment]]:
     """Cut parts out of a recording, which is read once, as far as is needed.
 
@@ -72,6 +73,7 @@ def cut(
     spans : what to cut
     limits : what it may ask of the machine, and where it may lie
     context_s : seconds before and after each part, as far as there are any
+    headerless : how it is read if it has no header
 
     Yields
     ------
@@ -81,7 +83,7 @@ def cut(
     ------
     AudioError : it cannot be read, or lies where it must not
     """
-    with audio.open_audio(Recording(0, path, path), None, limits, _BLOCK_S) as reader:
+    with audio.open_audio(_original(path, headerless), None, limits, _BLOCK_S) as reader:
         for span in spans:
             if span.channel is not None and not 0 <= span.channel < reader.num_channels:
                 raise AudioError(f"channel {span.channel} was asked for, the recording has {reader.num_channels}")
@@ -93,6 +95,10 @@ def cut(
             channel = spans[number].channel
             chosen = samples if channel is None else samples[channel : channel + 1]
             yield number, _sound(chosen, reader.rate_hz)
+
+
+def _original(path: str, headerless: Headerless) -> Recording:
+    return Recording(0, path, path, encoding=headerless.encoding, rate_hz=headerless.rate_hz)
 
 
 def _parts(blocks: Iterable[AudioBlock], bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[int, FloatArray]]:
@@ -144,8 +150,10 @@ def _pydub() -> Any:
     return pydub
 
 
-def draw(path: str, limits: LimitSettings, settings: FeatureSettings | None = None) -> Picture:
+def draw(path: str, limits: LimitSettings, headerless: Headerless = _NONE) -> Picture:
     """Look at a whole recording, in bounded memory: the outline of its waves and its mel spectrogram.
+
+    ``path``, ``limits`` and ``headerless`` as for ``cut``.
 
     Raises
     ------
@@ -153,8 +161,8 @@ def draw(path: str, limits: LimitSettings, settings: FeatureSettings | None = No
     """
     import librosa
 
-    settings = settings or FeatureSettings()
-    with audio.open_audio(Recording(0, path, path), settings.rate_hz, limits, _BLOCK_S) as reader:
+    settings = FeatureSettings()
+    with audio.open_audio(_original(path, headerless), settings.rate_hz, limits, _BLOCK_S) as reader:
         waves, mels = _Pooled(_WAVE_COLUMNS), _Pooled(_MEL_COLUMNS)
         num_samples = 0
         for batch in cut_windows(_watched(reader, waves), settings.window_samples, 16):

@@ -30,9 +30,6 @@ ROLES: Final = ("agent", "customer", "mixed", "unknown")
 STATUSES: Final = ("crashed", "failed", "unreadable", "not_scored", "too_short", "no_speech", "ok")
 FAULTS: Final = frozenset({"crashed", "failed", "unreadable"})
 
-#: Encodings that a manifest may state for headerless audio.
-ENCODINGS: Final = ("mulaw", "alaw", "pcm16")
-
 #: What a folder is searched for: suffixes of what can be decoded as it lies there. Headerless files (``.ulaw``,
 #: ``.raw``) must be named, as only a manifest can say what they hold.
 AUDIO_SUFFIXES: Final = frozenset(

@@ -36,6 +36,8 @@ CHUNK_FRAMES: Final = 4
 DEFAULT_MODEL: Final = "telephone-6"
 #: Protocols of fsspec that manifests may name unless told otherwise: object stores, whose keys the operator gave.
 DEFAULT_PROTOCOLS: Final = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+#: Encodings that may be stated for headerless audio.
+ENCODINGS: Final = ("mulaw", "alaw", "pcm16")
 #: The quickest engine that is here and knows a bundle's networks (scoring.choose_engine); the default.
 AUTO_ENGINE: Final = "auto"
 #: What may run a bundle's networks.
@@ -240,6 +242,14 @@ class LimitSettings:
     max_rate_hz: int = 192_000
     max_decoded_bytes: int = 64 * 2**30
     trust: TrustSettings = field(default_factory=TrustSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Headerless:
+    """How recordings without a header are read where no manifest says it; ``encoding`` None: not at all."""
+
+    encoding: str | None = None
+    rate_hz: int = 8000
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from conftest import silence, speechlike, write
 
 from batchser.runner import Job, run
@@ -36,12 +37,18 @@ def score_calls(
     rows.append(["broken", "audio/broken.wav", "agent,customer", "2026-11-20T09:00:00", "sales"])
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["call_id", "path", "roles", "started_at", "queue"], *rows])
-    job = Job(
-        inputs=(str(folder / "manifest.csv"),),
-        out=str(folder / out),
-        model=str(model),
-        settings=RunSettings(),
-        workers=0,
-    )
-    run(job, Silent())
+    _score(folder, model, out)
     return folder / out
+
+
+def score_headerless(folder: Path, model: Path) -> Path:
+    """Make a mu-law recording of 12 s without a header, ``folder``/raw.ulaw, and its results; return OUT."""
+    soundfile.write(folder / "raw.ulaw", speechlike(12, 7), 8000, format="RAW", subtype="ULAW")
+    (folder / "manifest.csv").write_text("call_id,path,roles,encoding\nraw,raw.ulaw,customer,mulaw\n", encoding="utf-8")
+    _score(folder, model, "r.parquet")
+    return folder / "r.parquet"
+
+
+def _score(folder: Path, model: Path, out: str) -> None:
+    inputs = (str(folder / "manifest.csv"),)
+    run(Job(inputs=inputs, out=str(folder / out), model=str(model), settings=RunSettings(), workers=0), Silent())

@@ -11,7 +11,7 @@ import soundfile
 from click.testing import CliRunner
 from conftest import Bundle
 from pages import HOSTILE, Page, assert_inert, assert_no_formulas
-from scored_calls import score_calls
+from scored_calls import score_calls, score_headerless
 
 from batchser.cli import cli
 from batchser.errors import ConfigError
@@ -55,6 +55,17 @@ def test_mp3_of_all_channels(out: Path, tmp_path: Path) -> None:
     assert (code, len(rows)) == (0, 1)
     assert rows[0]["file"].endswith(".mp3")
     assert soundfile.info(tmp_path / "clips" / rows[0]["file"]).channels == 2
+
+
+def test_recordings_without_a_header_are_cut_as_stated(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    out = score_headerless(tmp_path, tiny_bundle.folder)
+    code, (row,), _ = clips_of(out, tmp_path / "untold")
+    assert (code, row["file"]) == (1, "")
+    assert "--encoding and --rate-hz" in row["error"]
+    code, (row,), _ = clips_of(out, tmp_path / "told", "--encoding", "mulaw", "--rate-hz", "8000")
+    assert (code, row["error"]) == (0, "")
+    clip, rate_hz = soundfile.read(tmp_path / "told" / row["file"], dtype="int16")
+    assert (rate_hz, len(clip)) == (8000, 12 * 8000)
 
 
 def test_a_dataset_gives_the_same(out: Path, tmp_path: Path, tiny_bundle: Bundle) -> None:

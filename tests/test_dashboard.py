@@ -26,7 +26,7 @@ from conftest import Bundle, speechlike
 from flask.testing import FlaskClient
 from generated_results import write_results
 from pages import HOSTILE, Page, assert_inert, assert_no_formulas
-from scored_calls import score_calls
+from scored_calls import score_calls, score_headerless
 
 from batchser.cli import cli
 from batchser.dashboard.app import make_app
@@ -35,7 +35,7 @@ from batchser.dashboard.options import Options
 from batchser.dashboard.serve import LOOPBACK, Address
 from batchser.dashboard.uploads import _MOST_UPLOADS, Uploads
 from batchser.errors import ConfigError
-from batchser.settings import LimitSettings, RunSettings, TrustSettings
+from batchser.settings import Headerless, LimitSettings, RunSettings, TrustSettings
 from batchser.training.corpora.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -43,9 +43,10 @@ ROOT = Path(__file__).parent.parent
 
 def client_of(out: Path, bundle: Bundle, labels: Path, root: Path | None = None, **changes: object) -> FlaskClient:
     limits = LimitSettings(trust=TrustSettings(root=str(root))) if root else None
-    options = Options(str(out), None, ZoneInfo("UTC"), (), limits, None, ("localhost",), 400_000)
-    uploads = Uploads(bundle, RunSettings())
-    app = make_app(replace(options, **changes), uploads, open_labels(labels))
+    options = Options(str(out), None, ZoneInfo("UTC"), (), limits, Headerless(), None, ("localhost",), 400_000)
+    options = replace(options, **changes)
+    uploads = Uploads(bundle, RunSettings(), options.headerless)
+    app = make_app(options, uploads, open_labels(labels))
     app.extensions["uploads"] = uploads
     return app.test_client()
 
@@ -265,6 +266,28 @@ def test_uploads_that_are_none(client: FlaskClient) -> None:
     code, text = upload(client, b"0" * 450_000, "big.wav")
     assert (code, "A recording may have 0 MB at most (--max-upload)." in text) == (413, True)
     assert upload(client, sound("WAV", speechlike(3)), "../../etc/passwd")[0] == 303
+
+
+def test_recordings_without_a_header_are_heard_as_stated(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    out = score_headerless(tmp_path, tiny_bundle.folder)
+    raw = (tmp_path / "raw.ulaw").read_bytes()
+    address = "/call/sound?call_id=raw&start=3&end=6"
+    client = client_of(out, tiny_bundle, tmp_path / "l.csv", tmp_path)
+    untold = client.application.extensions["uploads"]
+    assert "--encoding and --rate-hz" in client.get(address).text
+    assert "--encoding and --rate-hz" in client.get("/call/figure?call_id=raw").json["problem"]
+    assert "--encoding and --rate-hz" in page_of(client, upload(client, raw, "raw.ulaw")[1]).words
+    untold.close()
+    client = client_of(out, tiny_bundle, tmp_path / "l.csv", tmp_path, headerless=Headerless("mulaw"))
+    whole, _ = soundfile.read(
+        tmp_path / "raw.ulaw", samplerate=8000, channels=1, format="RAW", subtype="ULAW", dtype="int16"
+    )
+    heard, rate_hz = soundfile.read(BytesIO(client.get(address).data), dtype="int16")
+    assert rate_hz == 8000
+    np.testing.assert_allclose(heard[300:-300], whole[20_000:52_000][300:-300], atol=1)
+    assert "figure" in client.get("/call/figure?call_id=raw").json
+    assert "unreadable" not in page_of(client, upload(client, raw, "raw.ulaw")[1]).words
+    client.application.extensions["uploads"].close()
 
 
 def test_uploads_are_forgotten(client: FlaskClient) -> None:
@@ -526,7 +549,7 @@ def test_a_channel_that_is_not_scored_says_nothing_of_the_other(client: FlaskCli
 
 
 def test_an_upload_that_takes_too_long_costs_its_process_alone(tiny_bundle: Bundle) -> None:
-    uploads = Uploads(tiny_bundle, RunSettings(), time_limit_s=1e-3)
+    uploads = Uploads(tiny_bundle, RunSettings(), Headerless(), time_limit_s=1e-3)
     try:
         late = uploads.add(BytesIO(sound("WAV", speechlike(300))), "long.wav", None)
         assert late.calls[0]["status"] == "crashed"

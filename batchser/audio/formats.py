@@ -79,7 +79,8 @@ def format_of(source: Source, recording: Recording) -> Format:
         return Format("g722", "g722")
     raise AudioError(
         "the file starts with no known audio header, expected WAV, MP3, FLAC, Ogg, M4A, WebM, AMR or the like; export "
-        "it again, or state `encoding` (mulaw, alaw, pcm16) and `rate_hz` in the manifest if it is headerless"
+        "it again, or state `encoding` (mulaw, alaw, pcm16) and `rate_hz` in the manifest if it is headerless "
+        "(--encoding and --rate-hz where no manifest is read)"
     )
 
 

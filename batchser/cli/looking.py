@@ -15,6 +15,7 @@ from batchser.cli.entry import cli
 from batchser.cli.options import (
     CHANNEL_ROLES,
     FROM,
+    HEADERLESS,
     MODEL,
     OUT,
     SEGMENTS,
@@ -27,7 +28,7 @@ from batchser.cli.options import (
     trust_settings,
 )
 from batchser.errors import ConfigError
-from batchser.settings import DEFAULT_PROTOCOLS, TrustSettings
+from batchser.settings import DEFAULT_PROTOCOLS, Headerless, TrustSettings
 
 
 @cli.command()
@@ -79,7 +80,7 @@ def report(
               help="What clips are written as.")  # fmt: skip
 @click.option("--channels", type=click.Choice(("scored", "all")), default="scored", show_default=True,
               help="Hear the scored channel alone, or all of them, the agent's too.")  # fmt: skip
-@sharing(*TRUST[:2])
+@sharing(*HEADERLESS, *TRUST[:2])
 @click.pass_context
 def clips(context: click.Context, /, **options: Any) -> None:
     """Cut the moments worth hearing out of the recordings: the angriest, the most negative, or any others.
@@ -99,6 +100,7 @@ def clips(context: click.Context, /, **options: Any) -> None:
         LimitSettings(trust=trust_settings({**options, "inputs": (), "max_rows": TrustSettings().max_rows})),
         context_s=options["context"],
         both_channels=options["channels"] == "all",
+        headerless=Headerless(options["encoding"], options["rate_hz"]),
         say=timed(quiet=False),
         **{name: options[name] for name in names},
     )
@@ -125,7 +127,7 @@ def clips(context: click.Context, /, **options: Any) -> None:
     metavar="NAME",
     help="The manifest's column that names the caller, for labels. Default: each call is a speaker of its own.",
 )
-@sharing(MODEL, CHANNEL_ROLES, TIMEZONE)
+@sharing(*HEADERLESS, MODEL, CHANNEL_ROLES, TIMEZONE)
 @click.option("--listen", default="127.0.0.1:8050", show_default=True, metavar="HOST:PORT",
               help="Where it answers. Anybody who reaches it sees and hears everything: other than on this machine, "
               "let a proxy with your company's sign-on stand in front.")  # fmt: skip
@@ -134,8 +136,9 @@ def clips(context: click.Context, /, **options: Any) -> None:
 @click.option("--max-upload", type=click.IntRange(1, 4096), default=200, show_default=True, metavar="MB",
               help="What an uploaded recording may have.")  # fmt: skip
 def dashboard(
-    out: str, segments: str | None, root: str | None, labels: Path, speaker_column: str | None, model: str,
-    channel_roles: str | None, timezone: ZoneInfo, listen: str, host_names: tuple[str, ...], max_upload: int,
+    out: str, segments: str | None, root: str | None, labels: Path, speaker_column: str | None, encoding: str | None,
+    rate_hz: int, model: str, channel_roles: str | None, timezone: ZoneInfo, listen: str, host_names: tuple[str, ...],
+    max_upload: int,
 ) -> None:  # fmt: skip
     """Show a run's results in the browser: filter, look, listen, label; and score a recording of your own.
 
@@ -154,7 +157,8 @@ def dashboard(
         trusted = trust_settings({"root": root, "protocols": ",".join(DEFAULT_PROTOCOLS), "inputs": (), "max_rows": 1})
         limits = replace(settings.limits, trust=trusted)
     serve(
-        out=out, segments=segments, zone=timezone, search=model_folders(), listen_limits=limits, labels=labels,
-        speaker_column=speaker_column, model=model, settings=settings, address=Address.parsed(listen),
-        host_names=host_names, most_upload_bytes=max_upload * 2**20, say=lambda line: click.echo(line, err=True),
+        out=out, segments=segments, zone=timezone, search=model_folders(), listen_limits=limits,
+        headerless=Headerless(encoding, rate_hz), labels=labels, speaker_column=speaker_column, model=model,
+        settings=settings, address=Address.parsed(listen), host_names=host_names,
+        most_upload_bytes=max_upload * 2**20, say=lambda line: click.echo(line, err=True),
     )  # fmt: skip

@@ -13,7 +13,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import click
 
 from batchser.errors import ConfigError
-from batchser.settings import AUTO_ENGINE, DEFAULT_MODEL, DEFAULT_PROTOCOLS, ENGINES, TrustSettings
+from batchser.settings import (
+    AUTO_ENGINE,
+    DEFAULT_MODEL,
+    DEFAULT_PROTOCOLS,
+    ENCODINGS,
+    ENGINES,
+    Headerless,
+    LimitSettings,
+    TrustSettings,
+)
 
 if TYPE_CHECKING:
     from batchser.settings import RunSettings
@@ -113,6 +122,17 @@ TRUST = (
     click.option(
         "--max-rows", type=click.IntRange(min=1), default=TrustSettings().max_rows, show_default=True, metavar="N",
         help="A manifest of more rows is refused before it is taken in.",
+    ),
+)  # fmt: skip
+HEADERLESS = (
+    click.option(
+        "--encoding", type=click.Choice(ENCODINGS),
+        help="How recordings without a header are encoded, which tables do not say; others are read by theirs. Without "
+        "it they are not heard.",
+    ),
+    click.option(
+        "--rate-hz", type=click.IntRange(LimitSettings().min_rate_hz, LimitSettings().max_rate_hz),
+        default=Headerless().rate_hz, show_default=True, help="Their rate in Hz.",
     ),
 )  # fmt: skip
 OUT = click.argument("out", metavar="OUT")

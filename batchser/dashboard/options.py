@@ -14,7 +14,7 @@ import flask
 from batchser.pages.render import page
 from batchser.results import Results, open_results
 from batchser.results.opening import DAY
-from batchser.settings import LimitSettings
+from batchser.settings import Headerless, LimitSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Options:
     """What a dashboard shows, and to whom.
 
     ``listen_limits`` : what originals may ask of the machine and where they may lie; None: they are not opened
+    ``headerless`` : how originals and uploads without a header are read
     ``speaker_column`` : which of the manifest's columns names the caller, for labels; None: each call is a speaker
     ``hosts`` : the names under which it may be called
     """
@@ -31,6 +32,7 @@ class Options:
     zone: ZoneInfo
     search: tuple[Path, ...]
     listen_limits: LimitSettings | None
+    headerless: Headerless
     speaker_column: str | None
     hosts: tuple[str, ...]
     most_upload_bytes: int

@@ -23,7 +23,7 @@ from batchser.pages.report import Chart
 from batchser.pipeline import parse_roles
 from batchser.results import Results
 from batchser.results.opening import DAY, records
-from batchser.settings import LimitSettings
+from batchser.settings import Headerless, LimitSettings
 from batchser.tables import calls_schema
 
 _LONGEST_SOUND_S: Final = 120.0
@@ -106,7 +106,7 @@ def pages(options: Options, uploads: Uploads, labels: Labels) -> flask.Blueprint
 
     @routes.get("/call/figure")
     def call_figure() -> flask.Response:
-        return _figure(call())
+        return _figure(call(), options.headerless)
 
     @routes.get("/call/sound")
     def call_sound() -> flask.Response:
@@ -114,7 +114,7 @@ def pages(options: Options, uploads: Uploads, labels: Labels) -> flask.Blueprint
             flask.abort(403, _NOT_OPENED)
         results = open_now(options)
         rows = found(results, ["path", "channel"])
-        return _sound(rows[0]["path"], _chosen(rows, ())[0], options.listen_limits)
+        return _sound(rows[0]["path"], _chosen(rows, ())[0], options.listen_limits, options.headerless)
 
     @routes.get("/upload")
     def upload_page() -> str:
@@ -135,12 +135,12 @@ def pages(options: Options, uploads: Uploads, labels: Labels) -> flask.Blueprint
 
     @routes.get("/upload/figure")
     def upload_figure() -> flask.Response:
-        return _figure(uploaded()[0])
+        return _figure(uploaded()[0], options.headerless)
 
     @routes.get("/upload/sound")
     def upload_sound() -> flask.Response:
         shown = uploaded()[0]
-        return _sound(shown.path, shown.channel, UPLOAD_LIMITS)
+        return _sound(shown.path, shown.channel, UPLOAD_LIMITS, options.headerless)
 
     return routes
 
@@ -185,12 +185,12 @@ def _page(shown: Shown, **values: Any) -> str:
     )
 
 
-def _figure(shown: Shown) -> flask.Response:
+def _figure(shown: Shown, headerless: Headerless) -> flask.Response:
     """Return waves, spectrogram and windows as a figure, or why there are none."""
     if shown.limits is None:
         return flask.jsonify(problem=_NOT_OPENED)
     try:
-        picture = draw(shown.path, shown.limits)
+        picture = draw(shown.path, shown.limits, headerless)
     except AudioError as error:
         return flask.jsonify(problem=str(error))
     if not 0 <= shown.channel < len(picture.lowest):
@@ -199,14 +199,14 @@ def _figure(shown: Shown) -> flask.Response:
     return flask.jsonify(figure=figure)
 
 
-def _sound(path: str, channel: int, limits: LimitSettings) -> flask.Response:
+def _sound(path: str, channel: int, limits: LimitSettings, headerless: Headerless) -> flask.Response:
     """Return a part of a recording, ``start`` to ``end`` in seconds, as WAV: the channel, or with ``all`` each."""
     start_s, end_s = (flask.request.args.get(name, -1.0, float) for name in ("start", "end"))
     if not 0 <= start_s < end_s <= start_s + _LONGEST_SOUND_S:
         flask.abort(400, f"Expected start and end in seconds, at most {_LONGEST_SOUND_S:.0f} apart.")
     span = Span(start_s, end_s, None if "all" in flask.request.args else channel)
     try:
-        parts = [sound for _, sound in cut(path, [span], limits, _CONTEXT_S)]
+        parts = [sound for _, sound in cut(path, [span], limits, _CONTEXT_S, headerless)]
     except AudioError as error:
         flask.abort(404, str(error))
     if not parts:

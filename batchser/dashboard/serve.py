@@ -18,7 +18,7 @@ from batchser.dashboard.labels import open_labels
 from batchser.dashboard.options import Options, open_now
 from batchser.dashboard.uploads import Uploads
 from batchser.errors import BatchserError, ConfigError
-from batchser.settings import LimitSettings, RunSettings
+from batchser.settings import Headerless, LimitSettings, RunSettings
 
 #: The names of this machine.
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
@@ -61,6 +61,7 @@ def serve(
     zone: ZoneInfo,
     search: tuple[Path, ...],
     listen_limits: LimitSettings | None,
+    headerless: Headerless,
     labels: Path,
     speaker_column: str | None,
     model: str,
@@ -79,12 +80,12 @@ def serve(
     """
     named = [address.host] if not address.is_loopback else []
     hosts = (*LOOPBACK, *named, *host_names)
-    options = Options(out, segments, zone, search, listen_limits, speaker_column, hosts, most_upload_bytes)
+    options = Options(out, segments, zone, search, listen_limits, headerless, speaker_column, hosts, most_upload_bytes)
     results = open_now(options)
     if speaker_column is not None and speaker_column not in results.own_columns:
         known = ", ".join(results.own_columns) or "none"
         raise ConfigError(f"--speaker-column {speaker_column}: the manifest had no such column; there are: {known}")
-    uploads = Uploads(find_bundle(model, search), settings)
+    uploads = Uploads(find_bundle(model, search), settings, headerless)
     app = make_app(options, uploads, open_labels(labels))
     try:
         server = waitress.create_server(

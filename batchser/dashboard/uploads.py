@@ -35,7 +35,7 @@ from batchser.processes import clear_alarm, memory_limit_bytes, obey_driver, set
 from batchser.records import Outcome, Recording
 from batchser.results.opening import as_frame, records
 from batchser.scoring import Model, load_model
-from batchser.settings import LimitSettings, RunSettings
+from batchser.settings import Headerless, LimitSettings, RunSettings
 from batchser.tables import Provenance, calls_table, segments_table
 
 #: What an upload may ask of the machine: it is for a look at one call, a night is for `batchser run`.
@@ -66,12 +66,15 @@ class Upload:
 class Uploads:
     """Scores one recording at a time; the last ones stay in a temporary folder, which goes with ``close``."""
 
-    def __init__(self, bundle: Bundle, settings: RunSettings, time_limit_s: float = _TIME_LIMIT_S) -> None:
+    def __init__(
+        self, bundle: Bundle, settings: RunSettings, headerless: Headerless, time_limit_s: float = _TIME_LIMIT_S
+    ) -> None:
         if bundle.folder is None:
             raise ValueError("the bundle is not on disk")
         self.bundle = bundle
         self._folder_of_model = bundle.folder
         self._settings = replace(settings, limits=UPLOAD_LIMITS)
+        self._headerless = headerless
         self._time_limit_s = time_limit_s
         self._places = threading.BoundedSemaphore(_MOST_AT_ONCE)
         self._turn = threading.Lock()
@@ -109,7 +112,7 @@ class Uploads:
             settings = replace(self._settings, channel_roles=channel_roles or self._settings.channel_roles)
             with self._turn:
                 started = time.perf_counter()
-                calls, windows = self._scored(Recording(0, shown or "upload", str(path)), settings)
+                calls, windows = self._scored(self._recording(path, shown or "upload"), settings)
                 seconds = time.perf_counter() - started
             upload = Upload(token, path, records(as_frame(calls)), as_frame(windows), seconds)
             self._keep(upload)
@@ -130,6 +133,9 @@ class Uploads:
             if self._folder is not None:
                 self._folder.cleanup()
                 self._folder = None
+
+    def _recording(self, path: Path, name: str) -> Recording:
+        return Recording(0, name, str(path), encoding=self._headerless.encoding, rate_hz=self._headerless.rate_hz)
 
     def _scored(self, recording: Recording, settings: RunSettings) -> tuple[pa.Table, pa.Table]:
         bundle = self.bundle

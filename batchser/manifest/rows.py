@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchser.records import ENCODINGS, ROLES
+from batchser.records import ROLES
+from batchser.settings import ENCODINGS
 
 #: The columns that mean something to batchser; every other one is the manifest's own.
 KNOWN_COLUMNS: Final = ("path", "call_id", "roles", "started_at", "encoding", "rate_hz")
