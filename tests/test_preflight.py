@@ -163,15 +163,20 @@ def test_a_survey_counts_what_is_there(tiny_bundle: Bundle, tmp_path: Path, monk
     assert {path.name for path in tmp_path.iterdir()} == {"a.wav", "b.flac", "c.wav", "d.wav"}
 
 
+@pytest.fixture
+def forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked: a spawned one would not see what a test patches. Such a one weighs what all tests do."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(preflight, "memory_limit_bytes", lambda processes: 2**40)
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("forking")
 def test_a_survey_outlives_a_recording_that_kills_its_process(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.wav", speechlike(3))
-    # A spawned process would not see what is patched here.
-    forking = multiprocessing.get_context("fork")
-    monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: forking)
-    monkeypatch.setattr(preflight, "memory_limit_bytes", lambda processes: 2**40)
     monkeypatch.setattr(preflight, "load_model", lambda *_: None)
     monkeypatch.setattr(preflight, "score_recordings", lambda *_: os._exit(1))
     found = survey([str(tmp_path / "a.wav")], str(tiny_bundle.folder), (), RunSettings(), workers=2)
@@ -225,13 +230,12 @@ def same_signal_that_dies(recording: Recording, limits: LimitSettings) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("forking")
 @pytest.mark.parametrize(("call_id", "refused"), [("deadly", False), ("same", False), ("other", True)])
 def test_whether_two_channels_are_one_is_found_out_elsewhere(
     stereo: Path, monkeypatch: pytest.MonkeyPatch, call_id: str, refused: bool
 ) -> None:
     headers = headers_of(*(Recording(k, call_id if k == 40 else str(k), str(stereo)) for k in range(50)))
-    forking = multiprocessing.get_context("fork")  # a spawned process would not see what is patched here
-    monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: forking)
     monkeypatch.setattr(preflight.audio, "channels_carry_same_signal", same_signal_that_dies)
     if refused:
         with pytest.raises(ConfigError, match="nothing would be scored"):
@@ -248,18 +252,14 @@ def probe_that_dies(recording: Recording, limits: LimitSettings) -> AudioInfo:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("forking")
 @pytest.mark.parametrize(("chunk", "deadly"), [(256, {2}), (2, {2}), (3, {0, 7, 8})])
 def test_a_file_that_kills_its_decoder_costs_its_own_header(
     stereo: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, deadly: set[int]
 ) -> None:
     recordings = [Recording(k, "deadly" if k in deadly else str(k), str(stereo)) for k in range(9)]
     monkeypatch.setattr(preflight, "_CHUNK", chunk)
-    # A spawned process would not see what is patched here.
-    forking = multiprocessing.get_context("fork")
-    monkeypatch.setattr(preflight.multiprocessing, "get_context", lambda _: forking)
     monkeypatch.setattr(preflight.audio, "probe", probe_that_dies)
-    # What is forked weighs what the process of all these tests does.
-    monkeypatch.setattr(preflight, "memory_limit_bytes", lambda processes: 2**40)
     headers = read_headers(recordings, LimitSettings(), 3)
     assert [header.recording for header in headers] == recordings
     assert {header.recording.index for header in headers if header.info is None} == deadly
