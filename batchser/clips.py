@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batchser.errors import AudioError, BatchserError, ConfigError
-from batchser.listening import Span, cut, encoded
+from batchser.listening import Span, cut, encoded, original
 from batchser.pages.render import asset, page
 from batchser.pages.sheets import spreadsheet_safe
 from batchser.results import Moment, select_moments
@@ -72,8 +72,8 @@ def write_clips(
     ConfigError : nothing can be selected so, or the folder holds an index already
     SinkError : the folder cannot be written to
     """
-    own = [name for name in results.own_columns if name not in ("path", "role", "started_at")]
-    columns = ("path", "role", "started_at", *own)
+    own = [name for name in results.own_columns if name not in ("path", "role", "started_at", "duration_s")]
+    columns = ("path", "role", "started_at", "duration_s", *own)
     moments = select_moments(results, emotion=emotion, where=where, by=by, top=top, call_columns=columns)
     if (folder / _INDEX).exists():
         raise ConfigError(f"--to {folder}: holds the {_INDEX} of other clips; choose another folder, or remove it")
@@ -92,7 +92,8 @@ def write_clips(
         missing = set(numbers)
         told = "the recording is shorter than it was when it was scored; it may have been replaced"
         try:
-            for which, sound in cut(path, spans, limits, context_s, headerless):
+            recording = original(path, limits, headerless, moments[numbers[0]].call.get("duration_s"))
+            for which, sound in cut(recording, spans, limits, context_s):
                 number = numbers[which]
                 name = _file_name(number + 1, moments[number], file_format)
                 with placing(folder / name) as temporary:

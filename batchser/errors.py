@@ -24,5 +24,9 @@ class AudioError(BatchserError):
     """A recording cannot be read. It costs its own row (status ``unreadable``), never the run."""
 
 
+class UnknownFormatError(AudioError):
+    """Nothing says how a recording is encoded: no header, no frames, no suffix."""
+
+
 class BundleError(ConfigError):
     """A model bundle is missing, damaged, tampered with, or does not fit this version (exit code 2)."""

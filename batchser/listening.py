@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from batchser import audio
-from batchser.errors import AudioError
+from batchser.errors import AudioError, UnknownFormatError
 from batchser.features import log_mel
 from batchser.records import AudioBlock, DoubleArray, FloatArray, IntArray, Recording
 from batchser.settings import FeatureSettings, Headerless, LimitSettings
@@ -24,7 +24,8 @@ from batchser.windows import cut_windows
 if TYPE_CHECKING:
     from pydub import AudioSegment
 
-_NONE: Final = Headerless()
+#: What a recording's length may differ by from the one that it was scored with, and be the same: a hundredth, and this.
+_SAME_S: Final = 0.1
 _FADE_S: Final = 0.03  # no click where the cut is
 _BLOCK_S: Final = 30.0
 _FULL_SCALE: Final = 32767
@@ -62,18 +63,52 @@ class Picture:
     mel_hz: DoubleArray
 
 
+def original(path: str, limits: LimitSettings, headerless: Headerless, duration_s: float | None = None) -> Recording:
+    """Find out how a recording of some results is to be read: by what it says itself, or else as ``headerless`` does.
+
+    Parameters
+    ----------
+    path : its path or fsspec URL, as the calls table has it
+    limits : what it may ask of the machine, and where it may lie
+    headerless : how it is read if it has no header
+    duration_s : how long it was when it was scored, if that is known
+
+    Raises
+    ------
+    AudioError : it cannot be read, lies where it must not, or is not as long if it is read so
+    """
+    recording = Recording(0, path, path)
+    try:
+        audio.probe(recording, limits)
+    except UnknownFormatError as error:
+        if headerless.encoding is None:
+            raise AudioError(
+                "the file starts with no known audio header; if it is headerless, say how it is encoded: --encoding "
+                "mulaw, alaw or pcm16, and --rate-hz"
+            ) from error
+    else:
+        return recording
+    recording = replace(recording, encoding=headerless.encoding, rate_hz=headerless.rate_hz)
+    lasts_s = audio.probe(recording, limits).duration_s
+    if duration_s is not None and lasts_s is not None and abs(lasts_s - duration_s) > 0.01 * duration_s + _SAME_S:
+        raise AudioError(
+            f"read as {headerless.encoding} of {headerless.rate_hz} Hz the recording lasts {lasts_s:.1f} s, and lasted "
+            f"{duration_s:.1f} s when it was scored; correct --encoding and --rate-hz"
+        )
+    return recording
+
+
 def cut(
-    path: str, spans: Sequence[Span], limits: LimitSettings, context_s: float = 1.0, headerless: Headerless = _NONE
+    recording: Recording, spans: Sequence[Span], limits: LimitSettings, context_s: float = 1.0
 ) -> Iterator[tuple[int, AudioSegment]]:
     """Cut parts out of a recording, which is read once, as far as is needed.
 
     Parameters
     ----------
-    path : the recording's path or fsspec URL, as the calls table has it
+    recording : as ``original`` gives it
     spans : what to cut
     limits : what it may ask of the machine, and where it may lie
     context_s : seconds before and after each part, as far as there are any
-    headerless : how it is read if it has no header
 
     Yields
     ------
@@ -83,7 +118,7 @@ def cut(
     ------
     AudioError : it cannot be read, or lies where it must not
     """
-    with audio.open_audio(_original(path, headerless), None, limits, _BLOCK_S) as reader:
+    with audio.open_audio(recording, None, limits, _BLOCK_S) as reader:
         for span in spans:
             if span.channel is not None and not 0 <= span.channel < reader.num_channels:
                 raise AudioError(f"channel {span.channel} was asked for, the recording has {reader.num_channels}")
@@ -95,10 +130,6 @@ def cut(
             channel = spans[number].channel
             chosen = samples if channel is None else samples[channel : channel + 1]
             yield number, _sound(chosen, reader.rate_hz)
-
-
-def _original(path: str, headerless: Headerless) -> Recording:
-    return Recording(0, path, path, encoding=headerless.encoding, rate_hz=headerless.rate_hz)
 
 
 def _parts(blocks: Iterable[AudioBlock], bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[int, FloatArray]]:
@@ -150,10 +181,10 @@ def _pydub() -> Any:
     return pydub
 
 
-def draw(path: str, limits: LimitSettings, headerless: Headerless = _NONE) -> Picture:
+def draw(recording: Recording, limits: LimitSettings) -> Picture:
     """Look at a whole recording, in bounded memory: the outline of its waves and its mel spectrogram.
 
-    ``path``, ``limits`` and ``headerless`` as for ``cut``.
+    ``recording`` and ``limits`` as for ``cut``.
 
     Raises
     ------
@@ -162,7 +193,7 @@ def draw(path: str, limits: LimitSettings, headerless: Headerless = _NONE) -> Pi
     import librosa
 
     settings = FeatureSettings()
-    with audio.open_audio(_original(path, headerless), settings.rate_hz, limits, _BLOCK_S) as reader:
+    with audio.open_audio(recording, settings.rate_hz, limits, _BLOCK_S) as reader:
         waves, mels = _Pooled(_WAVE_COLUMNS), _Pooled(_MEL_COLUMNS)
         num_samples = 0
         for batch in cut_windows(_watched(reader, waves), settings.window_samples, 16):

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -28,7 +29,7 @@ _CHUNK: Final = 256
 _STEREO_CHUNK: Final = 16
 _THREADS: Final = 8  # in all: headers wait for disks and networks more than for processors
 _CALIBRATION_S: Final = 600.0
-_CALIBRATION_LIMIT_S: Final = 300.0  # no machine is so slow: something hangs
+_CALIBRATION_LIMIT_S: Final = 300.0  # and as long as the recordings last
 _START_UP_S: Final = 5.0  # processes start and load the model, and end
 _SIDE_BY_SIDE: Final = 0.85  # the speed of a process beside others, that share caches and memory, over one alone
 _FAULTS_SHOWN: Final = 20
@@ -89,9 +90,23 @@ def read_headers(
     return headers
 
 
-def _pool(processes: int) -> ProcessPoolExecutor:
+@contextmanager
+def _pool(processes: int, sharing: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Processes that are ended where the block is broken off: they do not hear Ctrl-C, and nobody waits for them.
+
+    Each may weigh its share of the machine as one of so many, or as one of ``sharing``.
+    """
+    others = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, spawn, obey_driver, (memory_limit_bytes(processes),))
+    limit = memory_limit_bytes(sharing or processes)
+    with ProcessPoolExecutor(processes, spawn, obey_driver, (limit,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.kill()
+            raise
 
 
 def _read_chunk(
@@ -185,23 +200,27 @@ def _is_fake_stereo(recording: Recording, limits: LimitSettings, time_limit_s: f
             clear_alarm()
 
 
-def sample(headers: Sequence[Header]) -> list[Recording]:
+def sample(headers: Sequence[Header]) -> list[Header]:
     """Choose what to measure this machine on: the first readable recordings up to ten minutes, or else the shortest."""
     readable = [header for header in headers if header.info is not None]
-    some: list[Recording] = []
+    some: list[Header] = []
     total_s = 0.0
     for header in readable:
-        length_s = UNKNOWN_SECONDS if header.duration_s is None else header.duration_s
-        if length_s + total_s <= _CALIBRATION_S:
-            some.append(header.recording)
-            total_s += length_s
+        if _length_s(header) + total_s <= _CALIBRATION_S:
+            some.append(header)
+            total_s += _length_s(header)
     if readable and not some:
-        some = [min(readable, key=lambda header: header.duration_s or 0.0).recording]
+        some = [min(readable, key=_length_s)]
     return some
 
 
-def calibrate(recordings: Sequence[Recording], model: Model, settings: RunSettings) -> float | None:
+def _length_s(header: Header) -> float:
+    return UNKNOWN_SECONDS if header.duration_s is None else header.duration_s
+
+
+def calibrate(headers: Sequence[Header], model: Model, settings: RunSettings) -> float | None:
     """Measure seconds of audio scored per second by this process, after a warm-up on the first; None without any."""
+    recordings = [header.recording for header in headers]
     if not recordings:
         return None
     list(score_recordings(recordings[:1], model, settings))
@@ -212,7 +231,7 @@ def calibrate(recordings: Sequence[Recording], model: Model, settings: RunSettin
 
 
 def _measure(
-    recordings: Sequence[Recording], bundle: Bundle, engine: str, settings: RunSettings, processes: int
+    headers: Sequence[Header], bundle: Bundle, engine: str, settings: RunSettings, processes: int
 ) -> float | None:
     """Calibrate as one of so many processes of a run would, in a process of its own; 0: in this one, as the only one.
 
@@ -222,18 +241,18 @@ def _measure(
     """
     model = (Path(bundle.folder or "."), bundle.sha256)
     if not processes:
-        return calibrate(recordings, load_model(*model, available_cores(), engine), settings)
-    with _pool(1) as pool:
-        return pool.submit(_load_and_calibrate, model, engine, recordings, settings).result()
+        return calibrate(headers, load_model(*model, available_cores(), engine), settings)
+    with _pool(1, sharing=processes) as pool:
+        return pool.submit(_load_and_calibrate, model, engine, headers, settings).result()
 
 
 def _load_and_calibrate(
-    model: tuple[Path, str], engine: str, recordings: Sequence[Recording], settings: RunSettings
+    model: tuple[Path, str], engine: str, headers: Sequence[Header], settings: RunSettings
 ) -> float | None:
     loaded = load_model(*model, 1, engine)
-    set_alarm(_CALIBRATION_LIMIT_S)
+    set_alarm(_CALIBRATION_LIMIT_S + sum(_length_s(header) for header in headers))
     try:
-        return calibrate(recordings, loaded, settings)
+        return calibrate(headers, loaded, settings)
     finally:
         clear_alarm()
 
@@ -314,7 +333,7 @@ def survey(
     except BrokenProcessPool:
         warnings.append(
             "how long a run will take is not known: the process that scored some recordings to measure it died, grew "
-            "too large, or took too long. A run will tell which recording it was"
+            "too large, or took too long. If a recording was to blame, a run will tell which"
         )
     longest_s = max((info.duration_s or 0.0 for info in infos), default=0.0)
     return Survey(

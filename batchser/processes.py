@@ -55,7 +55,8 @@ def _end_after(sentinel: int) -> None:
 def stay_below(most_bytes: int) -> None:
     """End this process before it weighs so much, from within: who looks from outside may be late by gigabytes.
 
-    Linux only: elsewhere this does nothing, and Dask's nanny alone looks after its worker.
+    It looks fifty times a second, as Python's lock lets it: one huge piece taken at once passes the limit before it is
+    seen. Linux only: elsewhere this does nothing, and Dask's nanny alone looks after its worker.
     """
     if _MEMORY.exists():
         most_pages = int(END_AT * most_bytes) // os.sysconf("SC_PAGE_SIZE")

@@ -205,6 +205,14 @@ def test_the_script_ends_with_its_code_though_python_aborts_while_it_is_taken_do
     assert ("error: on purpose" in ended.stderr) == (argument == "fail")
 
 
+def test_the_script_ends_quietly_where_nobody_listens() -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$0" --version >&-', Path(sys.executable).with_name("batchser")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "atexit" not in done.stderr
+
+
 # ----------------------------------------------------------------------------------------------------------- run
 
 

@@ -61,9 +61,11 @@ def test_recordings_without_a_header_are_cut_as_stated(tmp_path: Path, tiny_bund
     out = score_headerless(tmp_path, tiny_bundle.folder)
     code, (row,), _ = clips_of(out, tmp_path / "untold")
     assert (code, row["file"]) == (1, "")
-    assert "--encoding and --rate-hz" in row["error"]
+    assert "say how it is encoded: --encoding" in row["error"]
     code, (row,), _ = clips_of(out, tmp_path / "told", "--encoding", "mulaw", "--rate-hz", "8000")
     assert (code, row["error"]) == (0, "")
+    with pytest.raises(ConfigError, match="--rate-hz 8000: expected --encoding with it"):
+        clips_of(out, tmp_path / "rate", "--rate-hz", "8000")
     clip, rate_hz = soundfile.read(tmp_path / "told" / row["file"], dtype="int16")
     assert (rate_hz, len(clip)) == (8000, 12 * 8000)
 

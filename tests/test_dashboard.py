@@ -36,6 +36,7 @@ from batchser.dashboard.serve import LOOPBACK, Address
 from batchser.dashboard.uploads import _MOST_UPLOADS, Uploads
 from batchser.errors import ConfigError
 from batchser.settings import Headerless, LimitSettings, RunSettings, TrustSettings
+from batchser.training.corpora.clips import read_clip
 from batchser.training.corpora.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -274,9 +275,12 @@ def test_recordings_without_a_header_are_heard_as_stated(tiny_bundle: Bundle, tm
     address = "/call/sound?call_id=raw&start=3&end=6"
     client = client_of(out, tiny_bundle, tmp_path / "l.csv", tmp_path)
     untold = client.application.extensions["uploads"]
-    assert "--encoding and --rate-hz" in client.get(address).text
-    assert "--encoding and --rate-hz" in client.get("/call/figure?call_id=raw").json["problem"]
-    assert "--encoding and --rate-hz" in page_of(client, upload(client, raw, "raw.ulaw")[1]).words
+    assert "say how it is encoded: --encoding" in client.get(address).text
+    assert "say how it is encoded: --encoding" in client.get("/call/figure?call_id=raw").json["problem"]
+    assert (
+        "unreadable: the file starts with no known audio header"
+        in page_of(client, upload(client, raw, "raw.ulaw")[1]).words
+    )
     untold.close()
     client = client_of(out, tiny_bundle, tmp_path / "l.csv", tmp_path, headerless=Headerless("mulaw"))
     whole, _ = soundfile.read(
@@ -286,8 +290,19 @@ def test_recordings_without_a_header_are_heard_as_stated(tiny_bundle: Bundle, tm
     assert rate_hz == 8000
     np.testing.assert_allclose(heard[300:-300], whole[20_000:52_000][300:-300], atol=1)
     assert "figure" in client.get("/call/figure?call_id=raw").json
-    assert "unreadable" not in page_of(client, upload(client, raw, "raw.ulaw")[1]).words
-    client.application.extensions["uploads"].close()
+    where = upload(client, raw, "raw.ulaw")[1]
+    uploads = client.application.extensions["uploads"]
+    (row,) = uploads.get(where.partition("upload=")[2]).calls
+    assert (row["status"], row["duration_s"]) == ("ok", 12)
+    assert "figure" in client.get(where.replace("/upload?", "/upload/figure?")).json
+    assert client.get(where.replace("/upload?", "/upload/sound?") + "&start=3&end=6").mimetype == "audio/wav"
+    uploads.close()
+    # Training is told, too, how to read what was labelled.
+    assert say(client, call_id="raw", channel=0) == 200
+    (clip,), faults = read_manifest(tmp_path / "l.csv")
+    assert (clip.encoding, clip.rate_hz, faults) == ("mulaw", 8000, [])
+    samples = read_clip(clip, 8000)
+    np.testing.assert_allclose(samples, whole[24_000:48_000] / 32768, atol=1e-3)
 
 
 def test_uploads_are_forgotten(client: FlaskClient) -> None:

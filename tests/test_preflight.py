@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,23 @@ def test_a_survey_outlives_a_recording_that_kills_its_process(
     assert (found.recordings, found.x_realtime, found.run_minutes) == (1, None, None)
     assert "how long a run will take is not known: the process" in (found.warning or "")
     assert "how long a run will take is not known" in found.page()
+
+
+def test_what_is_interrupted_does_not_wait_for_its_processes() -> None:
+    """They do not hear Ctrl-C."""
+    begun = []
+
+    def interrupted() -> None:
+        with preflight._pool(1) as pool:
+            assert pool.submit(abs, -1).result() == 1
+            begun.append(pool.submit(time.sleep, 30))
+            while not begun[0].running():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert isinstance(begun[0].exception(), BrokenProcessPool)  # it did not sleep to its end
 
 
 def test_a_run_takes_its_start_and_no_less_than_its_longest_recording() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batchser.audio.source import Source
-from batchser.errors import AudioError
+from batchser.errors import AudioError, UnknownFormatError
 from batchser.records import Recording
 
 _HEAD_BYTES: Final = 2**16
@@ -77,10 +77,9 @@ def format_of(source: Source, recording: Recording) -> Format:
         return Format("vox", None, True, "VOX_ADPCM", _STATED_RATE_HZ)
     if source.suffix == ".g722":
         return Format("g722", "g722")
-    raise AudioError(
+    raise UnknownFormatError(
         "the file starts with no known audio header, expected WAV, MP3, FLAC, Ogg, M4A, WebM, AMR or the like; export "
-        "it again, or state `encoding` (mulaw, alaw, pcm16) and `rate_hz` in the manifest if it is headerless "
-        "(--encoding and --rate-hz where no manifest is read)"
+        "it again, or state `encoding` (mulaw, alaw, pcm16) and `rate_hz` in the manifest if it is headerless"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import signal
@@ -40,11 +41,13 @@ def console() -> None:
     codes: list[int] = []
 
     def end() -> None:
-        if codes:
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(codes[0])
+        if not codes:
+            return
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # None or closed: nobody reads it
+                stream.flush()
+        os._exit(codes[0])
 
     atexit.register(end)  # the first to register is the last to be called
     try:

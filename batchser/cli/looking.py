@@ -22,13 +22,14 @@ from batchser.cli.options import (
     TIMEZONE,
     TO,
     TRUST,
+    headerless_of,
     model_folders,
     run_settings,
     sharing,
     trust_settings,
 )
 from batchser.errors import ConfigError
-from batchser.settings import DEFAULT_PROTOCOLS, Headerless, TrustSettings
+from batchser.settings import DEFAULT_PROTOCOLS, TrustSettings
 
 
 @cli.command()
@@ -100,7 +101,7 @@ def clips(context: click.Context, /, **options: Any) -> None:
         LimitSettings(trust=trust_settings({**options, "inputs": (), "max_rows": TrustSettings().max_rows})),
         context_s=options["context"],
         both_channels=options["channels"] == "all",
-        headerless=Headerless(options["encoding"], options["rate_hz"]),
+        headerless=headerless_of(options["encoding"], options["rate_hz"]),
         say=timed(quiet=False),
         **{name: options[name] for name in names},
     )
@@ -137,8 +138,8 @@ def clips(context: click.Context, /, **options: Any) -> None:
               help="What an uploaded recording may have.")  # fmt: skip
 def dashboard(
     out: str, segments: str | None, root: str | None, labels: Path, speaker_column: str | None, encoding: str | None,
-    rate_hz: int, model: str, channel_roles: str | None, timezone: ZoneInfo, listen: str, host_names: tuple[str, ...],
-    max_upload: int,
+    rate_hz: int | None, model: str, channel_roles: str | None, timezone: ZoneInfo, listen: str,
+    host_names: tuple[str, ...], max_upload: int,
 ) -> None:  # fmt: skip
     """Show a run's results in the browser: filter, look, listen, label; and score a recording of your own.
 
@@ -158,7 +159,7 @@ def dashboard(
         limits = replace(settings.limits, trust=trusted)
     serve(
         out=out, segments=segments, zone=timezone, search=model_folders(), listen_limits=limits,
-        headerless=Headerless(encoding, rate_hz), labels=labels, speaker_column=speaker_column, model=model,
+        headerless=headerless_of(encoding, rate_hz), labels=labels, speaker_column=speaker_column, model=model,
         settings=settings, address=Address.parsed(listen), host_names=host_names,
         most_upload_bytes=max_upload * 2**20, say=lambda line: click.echo(line, err=True),
     )  # fmt: skip

@@ -127,12 +127,12 @@ TRUST = (
 HEADERLESS = (
     click.option(
         "--encoding", type=click.Choice(ENCODINGS),
-        help="How recordings without a header are encoded, which tables do not say; others are read by theirs. Without "
-        "it they are not heard.",
+        help="How recordings without a header are encoded, which tables do not say; all others are read as they say "
+        "themselves.",
     ),
     click.option(
         "--rate-hz", type=click.IntRange(LimitSettings().min_rate_hz, LimitSettings().max_rate_hz),
-        default=Headerless().rate_hz, show_default=True, help="Their rate in Hz.",
+        help=f"Their rate in Hz. Default: {Headerless().rate_hz}.",
     ),
 )  # fmt: skip
 OUT = click.argument("out", metavar="OUT")
@@ -173,6 +173,18 @@ CALLS = click.option(
     help="Folder of composed calls (manifest.csv, turns.csv), to be scored window by window by the model that never "
     "heard its customers: those of one fold. May be given several times; the gate is a stranger to one fold alone.",
 )  # fmt: skip
+
+
+def headerless_of(encoding: str | None, rate_hz: int | None) -> Headerless:
+    """Return what the options HEADERLESS say.
+
+    Raises
+    ------
+    ConfigError : a rate without an encoding
+    """
+    if rate_hz is not None and encoding is None:
+        raise ConfigError(f"--rate-hz {rate_hz}: expected --encoding with it; what has a header has its own rate")
+    return Headerless(encoding, rate_hz or Headerless().rate_hz)
 
 
 def model_folders() -> tuple[Path, ...]:

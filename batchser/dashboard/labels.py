@@ -25,8 +25,8 @@ from batchser.sink.files import placing
 
 #: The manifest's columns first (training/corpora/manifest.py), then what tells where a label comes from.
 COLUMNS: Final = (
-    "path", "emotion", "speaker", "start_s", "end_s", "channel", "call_id", "listener", "note", "labelled_at",
-    "model_emotion", "model_confidence", "model",
+    "path", "emotion", "speaker", "start_s", "end_s", "channel", "encoding", "rate_hz", "call_id", "listener", "note",
+    "labelled_at", "model_emotion", "model_confidence", "model",
 )  # fmt: skip
 _WINDOW: Final = ("path", "start_s", "end_s", "channel")
 _MOST_CHARACTERS: Final = 500

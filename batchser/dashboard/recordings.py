@@ -17,7 +17,7 @@ from batchser.dashboard.options import Options, call_address, open_now, show
 from batchser.dashboard.reviews import SAID
 from batchser.dashboard.uploads import UPLOAD_LIMITS, Upload, Uploads
 from batchser.errors import AudioError
-from batchser.listening import Span, cut, draw, encoded
+from batchser.listening import Span, cut, draw, encoded, original
 from batchser.pages import charts
 from batchser.pages.report import Chart
 from batchser.pipeline import parse_roles
@@ -113,8 +113,8 @@ def pages(options: Options, uploads: Uploads, labels: Labels) -> flask.Blueprint
         if options.listen_limits is None:
             flask.abort(403, _NOT_OPENED)
         results = open_now(options)
-        rows = found(results, ["path", "channel"])
-        return _sound(rows[0]["path"], _chosen(rows, ())[0], options.listen_limits, options.headerless)
+        rows = found(results, ["path", "channel", "duration_s"])
+        return _sound(rows[0], _chosen(rows, ())[0], options.listen_limits, options.headerless)
 
     @routes.get("/upload")
     def upload_page() -> str:
@@ -140,7 +140,7 @@ def pages(options: Options, uploads: Uploads, labels: Labels) -> flask.Blueprint
     @routes.get("/upload/sound")
     def upload_sound() -> flask.Response:
         shown = uploaded()[0]
-        return _sound(shown.path, shown.channel, UPLOAD_LIMITS, options.headerless)
+        return _sound({**shown.row, "path": shown.path}, shown.channel, UPLOAD_LIMITS, options.headerless)
 
     return routes
 
@@ -190,7 +190,7 @@ def _figure(shown: Shown, headerless: Headerless) -> flask.Response:
     if shown.limits is None:
         return flask.jsonify(problem=_NOT_OPENED)
     try:
-        picture = draw(shown.path, shown.limits, headerless)
+        picture = draw(original(shown.path, shown.limits, headerless, shown.row["duration_s"]), shown.limits)
     except AudioError as error:
         return flask.jsonify(problem=str(error))
     if not 0 <= shown.channel < len(picture.lowest):
@@ -199,14 +199,15 @@ def _figure(shown: Shown, headerless: Headerless) -> flask.Response:
     return flask.jsonify(figure=figure)
 
 
-def _sound(path: str, channel: int, limits: LimitSettings, headerless: Headerless) -> flask.Response:
+def _sound(row: Mapping[str, Any], channel: int, limits: LimitSettings, headerless: Headerless) -> flask.Response:
     """Return a part of a recording, ``start`` to ``end`` in seconds, as WAV: the channel, or with ``all`` each."""
     start_s, end_s = (flask.request.args.get(name, -1.0, float) for name in ("start", "end"))
     if not 0 <= start_s < end_s <= start_s + _LONGEST_SOUND_S:
         flask.abort(400, f"Expected start and end in seconds, at most {_LONGEST_SOUND_S:.0f} apart.")
     span = Span(start_s, end_s, None if "all" in flask.request.args else channel)
     try:
-        parts = [sound for _, sound in cut(path, [span], limits, _CONTEXT_S, headerless)]
+        recording = original(row["path"], limits, headerless, row["duration_s"])
+        parts = [sound for _, sound in cut(recording, [span], limits, _CONTEXT_S)]
     except AudioError as error:
         flask.abort(404, str(error))
     if not parts:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import flask
 import pyarrow.dataset as ds
@@ -10,7 +11,8 @@ import pyarrow.dataset as ds
 from batchser.dashboard.labels import COLUMNS, Labels
 from batchser.dashboard.options import Options, call_address, open_now, show
 from batchser.dashboard.overview import as_csv
-from batchser.errors import ConfigError
+from batchser.errors import AudioError, ConfigError
+from batchser.listening import original
 from batchser.results import Moment, select_moments
 from batchser.results.moments import rank_of
 from batchser.results.opening import DAY, records
@@ -83,7 +85,7 @@ def pages(options: Options, labels: Labels) -> flask.Blueprint:
         """Return what is known of each scored window of a moment, which must begin and end as windows do."""
         results = open_now(options)
         own = [options.speaker_column] if options.speaker_column else []
-        columns = ["path", "channel", "model", *own, *([DAY] if results.by_day else [])]
+        columns = ["path", "channel", "duration_s", "model", *own, *([DAY] if results.by_day else [])]
         found = records(results.read_calls(columns, ds.field("call_id") == call_id))
         calls = [row for row in found if row["channel"] == channel]
         if not calls:
@@ -101,6 +103,7 @@ def pages(options: Options, labels: Labels) -> flask.Blueprint:
             "channel": str(channel),
             "call_id": call_id,
             "model": call["model"],
+            **_stated(call),
         }
         return [
             known
@@ -113,5 +116,15 @@ def pages(options: Options, labels: Labels) -> flask.Blueprint:
             for window in inside
             if window["emotion"] is not None
         ]
+
+    def _stated(call: Mapping[str, Any]) -> dict[str, str]:
+        """Return how a headerless recording is read, which training must be told, too."""
+        if options.listen_limits is None:
+            return {}
+        try:
+            known = original(call["path"], options.listen_limits, options.headerless, call["duration_s"])
+        except AudioError:
+            return {}
+        return {"encoding": known.encoding, "rate_hz": str(known.rate_hz)} if known.encoding else {}
 
     return routes

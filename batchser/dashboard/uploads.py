@@ -29,7 +29,8 @@ import pyarrow as pa
 
 from batchser import __version__, summary
 from batchser.bundle import Bundle
-from batchser.errors import BatchserError
+from batchser.errors import AudioError, BatchserError
+from batchser.listening import original
 from batchser.pipeline import score_recordings
 from batchser.processes import clear_alarm, memory_limit_bytes, obey_driver, set_alarm
 from batchser.records import Outcome, Recording
@@ -112,7 +113,7 @@ class Uploads:
             settings = replace(self._settings, channel_roles=channel_roles or self._settings.channel_roles)
             with self._turn:
                 started = time.perf_counter()
-                calls, windows = self._scored(self._recording(path, shown or "upload"), settings)
+                calls, windows = self._scored(Recording(0, shown or "upload", str(path)), settings)
                 seconds = time.perf_counter() - started
             upload = Upload(token, path, records(as_frame(calls)), as_frame(windows), seconds)
             self._keep(upload)
@@ -134,13 +135,10 @@ class Uploads:
                 self._folder.cleanup()
                 self._folder = None
 
-    def _recording(self, path: Path, name: str) -> Recording:
-        return Recording(0, name, str(path), encoding=self._headerless.encoding, rate_hz=self._headerless.rate_hz)
-
     def _scored(self, recording: Recording, settings: RunSettings) -> tuple[pa.Table, pa.Table]:
         bundle = self.bundle
         try:
-            work = (bundle.sha256, recording, settings, self._time_limit_s)
+            work = (bundle.sha256, recording, settings, self._headerless, self._time_limit_s)
             return self._process().submit(_score, self._folder_of_model, *work).result()
         except BrokenProcessPool:
             self._pool = None  # the next one has a new process
@@ -179,12 +177,20 @@ def _load(folder: Path, sha256: str) -> None:
 
 
 def _score(
-    folder: Path, sha256: str, recording: Recording, settings: RunSettings, time_limit_s: float
+    folder: Path,
+    sha256: str,
+    recording: Recording,
+    settings: RunSettings,
+    headerless: Headerless,
+    time_limit_s: float,
 ) -> tuple[pa.Table, pa.Table]:
     """Score a recording in the process of uploads, which ends where that takes too long."""
     model = _model(folder, sha256)
     set_alarm(time_limit_s)
     try:
+        with contextlib.suppress(AudioError):  # its row will say
+            known = original(recording.path, settings.limits, headerless)
+            recording = replace(recording, encoding=known.encoding, rate_hz=known.rate_hz)
         (outcome,) = score_recordings([recording], model, settings)
     finally:
         clear_alarm()

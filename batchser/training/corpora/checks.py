@@ -14,7 +14,6 @@ from typing import Final
 
 from batchser.audio import probe
 from batchser.errors import AudioError
-from batchser.records import Recording
 from batchser.settings import LimitSettings
 from batchser.training.corpora.clips import Clip, Fault, check_audio, read_clip, unreadable
 
@@ -50,7 +49,7 @@ def check_clips(clips: Iterable[Clip]) -> tuple[list[Clip], list[Fault]]:
 
 def _header(clip: Clip) -> tuple[int, float]:
     """Rate and length of a clip by its recording's header; a length that only decoding tells counts as 0."""
-    info = probe(Recording(0, clip.path.stem, str(clip.path.absolute())), LimitSettings())
+    info = probe(clip.recording, LimitSettings())
     if clip.channel is not None and clip.channel >= info.num_channels:
         raise AudioError(f"received channel {clip.channel}, expected one of 0 to {info.num_channels - 1}")
     if info.duration_s is None:

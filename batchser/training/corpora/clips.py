@@ -30,7 +30,8 @@ class Clip:
 
     ``votes`` are listeners' answers from the voice alone, (label, count) by label;
     empty where nobody was asked. A part of a longer recording has ``start_s`` and ``end_s`` (None: to its end) and its
-    ``channel`` (None: all channels, mixed to mono). ``sex`` is ``female`` or ``male``, ``age`` in years.
+    ``channel`` (None: all channels, mixed to mono). ``sex`` is ``female`` or ``male``, ``age`` in years. ``encoding``
+    and ``rate_hz`` are those of headerless audio.
     """
 
     corpus: str
@@ -44,6 +45,14 @@ class Clip:
     channel: int | None = None
     sex: str | None = None
     age: int | None = None
+    encoding: str | None = None
+    rate_hz: int | None = None
+
+    @property
+    def recording(self) -> Recording:
+        """The recording that holds it."""
+        where = str(self.path.absolute())
+        return Recording(0, self.path.stem, where, encoding=self.encoding, rate_hz=self.rate_hz)
 
     @property
     def place(self) -> str:
@@ -116,9 +125,8 @@ def read_clip(clip: Clip, rate_hz: int) -> FloatArray:
 
 def _blocks(clip: Clip, rate_hz: int, first: int, end: int | None) -> Iterator[tuple[int, FloatArray]]:
     """Blocks (n,) that reach into samples first…end, each with the place in it where the clip begins or goes on."""
-    recording = Recording(0, clip.path.stem, str(clip.path.absolute()))
     block_s = _BLOCK_S if clip.end_s is None else min(_BLOCK_S, clip.end_s)  # decode no more than is asked for
-    with open_audio(recording, rate_hz, LimitSettings(), block_s) as reader:
+    with open_audio(clip.recording, rate_hz, LimitSettings(), block_s) as reader:
         if clip.channel is not None and clip.channel >= reader.num_channels:
             raise AudioError(
                 f"{clip.path}: received channel {clip.channel}, expected one of 0 to {reader.num_channels - 1}"
@@ -177,6 +185,7 @@ def find_audio(folder: Path) -> list[Path]:
 def clips_key(clips: Sequence[Clip]) -> str:
     """Stand for clips wherever their folder lies: name, part, size, speaker, label and votes of each."""
     return fingerprint_of([
-        [c.corpus, c.path.name, c.path.stat().st_size, c.start_s, c.end_s, c.channel, c.speaker, c.emotion, c.votes]
+        [c.corpus, c.path.name, c.path.stat().st_size, c.start_s, c.end_s, c.channel, c.speaker, c.emotion, c.votes,
+         *([c.encoding, c.rate_hz] if c.encoding else [])]
         for c in clips
     ])  # fmt: skip

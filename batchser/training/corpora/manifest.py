@@ -1,7 +1,8 @@
 """A manifest of one's own labelled calls, CSV or Parquet, and the corpora's ``index.csv`` with folds and votes.
 
 Manifest columns: ``path``, ``emotion``, ``speaker``; ``start_s``, ``end_s`` (empty: the recording's beginning, end),
-``channel`` (from 0; empty: all, mixed), ``corpus``, ``fold``, ``sex`` (female, male), ``age``. Others are left alone.
+``channel`` (from 0; empty: all, mixed), ``corpus``, ``fold``, ``sex`` (female, male), ``age``; ``encoding`` and
+``rate_hz`` of headerless audio. Others are left alone.
 A relative path is relative to the manifest's folder. Structural faults are told all at once, with their lines.
 """
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchser.errors import ConfigError
+from batchser.settings import ENCODINGS
 from batchser.training.corpora.clips import Clip, Fault
 from batchser.training.corpora.labels import BOREDOM, LABELS, WORDS
 
@@ -98,6 +100,8 @@ def _clip_of(cells: _Cells, manifest: Path) -> Clip:
         channel=cells.read("channel", _whole),
         sex=cells.read("sex", _sex),
         age=cells.read("age", _whole),
+        encoding=cells.read("encoding", _encoding),
+        rate_hz=cells.read("rate_hz", _whole),
     )
 
 
@@ -123,6 +127,12 @@ def _emotion(text: str) -> str:
     if word not in WORDS:
         raise ValueError(f"one of {', '.join(LABELS)}, {BOREDOM}")
     return WORDS[word]
+
+
+def _encoding(text: str) -> str:
+    if text not in ENCODINGS:
+        raise ValueError(f"one of {', '.join(ENCODINGS)}")
+    return text
 
 
 def _sex(text: str) -> str:
