@@ -22,7 +22,7 @@ import numpy as np
 from batchser import engine, networks
 from batchser.bundle import Bundle, NetworkSpec, open_bundle, read_weights, weights_of
 from batchser.errors import BundleError, ConfigError
-from batchser.features import level_below_peak, network_input
+from batchser.features import level_below_peak, log_mel, network_input
 from batchser.records import KINDS, FloatArray, IntArray
 from batchser.settings import AUTO_ENGINE, ENGINES
 
@@ -240,6 +240,8 @@ def load_model(folder: Path, sha256: str, num_threads: int = 1, engine_name: str
     bundle = open_bundle(folder)
     if bundle.sha256 != sha256:
         raise BundleError(f"{folder}: the bundle changed while the job ran (sha256 {bundle.sha256[:12]}…); start again")
+    # What features need, filter banks and librosa for them, is loaded here: no recording's time limit pays for it.
+    log_mel(np.zeros((1, bundle.features.window_samples), np.float32), bundle.features)
     return Model(bundle, engine_name=engine_name, num_threads=num_threads)
 
 

@@ -7,7 +7,9 @@ them; ``speechlike`` lies between.
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, settings
 
 from batchser.bundle import Bundle, NetworkSpec, named_weights, write_bundle
 from batchser.features import centre, extract
@@ -34,6 +37,22 @@ WINDOW = 24_000
 SCALE = np.float32(10.0)  # deviation of the features, dB
 EMOTION = NetworkSpec("conv-dual-lstm", {"filters": [4, 4, 8], "units": [8, 8]})
 GATE = NetworkSpec("gate-conv", {"filters": [4, 4, 4, 4], "kernel": 1})
+
+
+# Property-based tests assert no speed: a machine that stands still for a moment is no fault.
+settings.register_profile("batchser", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("batchser")
+
+
+def scheduler_address(file: Path) -> str:
+    """Wait for the address in the file of a `dask scheduler`, which for a moment is there and empty."""
+    until = time.monotonic() + 240
+    while True:
+        try:
+            return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+        except (FileNotFoundError, ValueError):
+            assert time.monotonic() < until, f"no scheduler has written {file}"
+            time.sleep(0.1)
 
 
 # ------------------------------------------------------------------------------------------------------- sounds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -610,8 +611,10 @@ def corpora(tmp_path: Path) -> Path:
 
 
 def command(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    kept = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
         cli.main(["evaluate", *map(str, arguments)])
+    signal.signal(signal.SIGTERM, kept)
     told = capfd.readouterr()
     return int(ended.value.code or 0), told.out, told.err
 

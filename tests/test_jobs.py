@@ -37,9 +37,14 @@ def centre(tmp_path: Path, tiny_bundle: Bundle) -> dict[str, str]:
         (JOBS / "night.toml").read_text(encoding="utf-8").replace('"telephone-6"', json.dumps(str(tiny_bundle.folder)))
     )
     (tmp_path / "night.toml").write_text(config, encoding="utf-8")
+    # Whoever begins before midnight and ends behind it still means the same day.
+    today = tmp_path / "bin" / "date"
+    today.parent.mkdir()
+    today.write_text(f'#!/bin/sh\n[ "$*" = "-d yesterday +%F" ] && echo {DAY} || exec {shutil.which("date")} "$@"\n')
+    today.chmod(0o755)
     return {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join([str(today.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "BATCHSER_RECORDINGS": str(tmp_path / "recordings"),
         "BATCHSER_OUT": str(tmp_path / "emotions"),
         "BATCHSER_LOGS": str(tmp_path / "logs"),

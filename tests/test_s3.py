@@ -21,7 +21,7 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
-from conftest import call, write
+from conftest import call, scheduler_address, write
 from rows import assert_same_tables
 
 from batchser.bundle import Bundle
@@ -219,27 +219,31 @@ def test_workers_that_join_late_or_vanish_change_nothing(centre: Centre, proxy: 
     scheduler = ("--host", "127.0.0.1", "--port", "0")
     local = ("--local-directory", str(tmp_path))
     with dask_process("scheduler", address_file, *scheduler):
-        while not address_file.exists():
-            time.sleep(0.1)
-        address = json.loads(address_file.read_text(encoding="utf-8"))["address"]
+        address = scheduler_address(address_file)
         with dask_process("worker", address_file, *WORKER[:4], *local) as first:
 
             def replace_the_first() -> None:
                 """Once it has left a part, another worker joins, and the first is gone without a word."""
                 store = fsspec.filesystem("s3")
                 while not store.glob("results/cluster/_batchser/work/calls-*"):
-                    time.sleep(0.05)
+                    if ended.wait(0.05):
+                        return
                     store.invalidate_cache()
+                replaced.append(True)
                 with dask_process("worker", address_file, *WORKER[:4], *local):
                     first.kill()
                     ended.wait()
 
+            replaced: list[bool] = []
             ended = threading.Event()
-            beside = threading.Thread(target=replace_the_first)
+            beside = threading.Thread(target=replace_the_first, daemon=True)
             beside.start()
-            done = centre.run("s3://results/cluster", "--scheduler", address)
-            ended.set()
-            beside.join()
+            try:
+                done = centre.run("s3://results/cluster", "--scheduler", address)
+            finally:
+                ended.set()
+                beside.join(60)
+    assert replaced
     assert done.returncode == 1, done.stderr
     centre.assert_same("results/cluster", tmp_path / "got")
 
@@ -325,15 +329,15 @@ def store() -> RemoteStore:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that are renewed, watched and given up in tenths of seconds."""
-    monkeypatch.setattr(lease, "RENEW_S", 0.05)
-    monkeypatch.setattr(lease, "_LOOK_S", 0.02)
-    monkeypatch.setattr(lease, "DEAD_S", 0.5)
+    """Leases that are renewed, watched and given up in seconds."""
+    monkeypatch.setattr(lease, "RENEW_S", 0.2)
+    monkeypatch.setattr(lease, "_LOOK_S", 0.1)
+    monkeypatch.setattr(lease, "DEAD_S", 3.0)
 
 
 def test_a_lease_is_one_holder_s_until_it_is_released(store: RemoteStore, quick: None) -> None:
     first = Lease(store, "lock")
-    until = time.monotonic() + 1.0
+    until = time.monotonic() + 4.0
     while time.monotonic() < until:  # longer than one that is not renewed lasts
         with pytest.raises(ConfigError, match="another run is at work on this output; wait for it or stop it"):
             Lease(store, "lock")
@@ -365,9 +369,9 @@ def test_a_lease_that_cannot_be_renewed_is_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(RemoteStore, "_opened", gone)
-        time.sleep(0.4)
+        time.sleep(2.0)
         with pytest.raises(SinkError, match="could not be renewed in time"):
             held.check()
-    time.sleep(0.2)
+    time.sleep(1.0)
     held.check()  # the store is back, and nobody has taken it meanwhile
     held.release()

@@ -232,7 +232,7 @@ def test_resume_after_sigkill(out: Path):
         pickled = pickle.dumps((out, pickle.dumps(opened.parts)))
     process = multiprocessing.get_context("spawn").Process(target=_write_and_die, args=(pickled,))
     process.start()
-    process.join(60)
+    process.join(240)
     assert process.exitcode == -signal.SIGKILL
     with begin(out) as opened:
         assert opened.finished_indices().tolist() == [0, 1]

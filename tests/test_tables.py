@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
@@ -175,10 +176,10 @@ def test_no_windows_keep_the_schema(outcomes: list[Outcome]):
 def test_many_windows_are_quick():
     """No python per window: a million windows, 833 hours of one channel, take about half a second."""
     big = channel_of(1_000_000)
-    started = datetime.now(UTC)
+    started = time.process_time()
     segments = tables.segments_table([dataclasses.replace(outcome_of(0), windows=(big,))], LABELS)
     assert segments.num_rows == 1_000_000
-    assert datetime.now(UTC) - started < timedelta(seconds=5)
+    assert time.process_time() - started < 5
 
 
 # ------------------------------------------------------------------------------------------------- calls

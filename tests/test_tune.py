@@ -50,6 +50,7 @@ def tiny_values(search: str = SEARCH) -> dict:
 
 def test_a_study_writes_a_recipe_that_trains_and_goes_on_where_it_was(data, tmp_path, monkeypatch):
     values, lines = tiny_values(), []
+    monkeypatch.setattr(trials, "_TELL_EVERY_S", 3600.0)  # lines of trials are of those that end
     monkeypatch.chdir(tmp_path)
     out = Path("better.toml")  # as one says it on the command line
     found = tune.tune(values, data, out, 3, lines.append, Options(parts=2, workers=1))

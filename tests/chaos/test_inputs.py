@@ -163,8 +163,8 @@ class Poison(AbstractFileSystem):
             pass
         eaten = []
         while "eats-memory" in path:
-            eaten.append(b"x" * 2**26)
-            time.sleep(0.01)
+            eaten.append(b"x" * 2**24)
+            time.sleep(0.0025)
         raise OSError("neither")
 '''
 

@@ -5,6 +5,7 @@ A few of each in `make test`, fifty of each in `make chaos`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -92,10 +93,17 @@ def processes_of(session: int) -> list[psutil.Process]:
     return found
 
 
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return ""
+
+
 def assert_nothing_runs(session: int) -> None:
     until = time.monotonic() + _END_S
     while left := processes_of(session):
-        assert time.monotonic() < until, [process.cmdline() for process in left]
+        assert time.monotonic() < until, [command_of(process) for process in left]
         time.sleep(0.1)
 
 
@@ -146,10 +154,11 @@ def test_a_killed_worker_costs_nothing(night: Night, tmp_path: Path, kills: int)
         out = list(TABLES)[k % 2]
         process = night.start(folder, out)
         time.sleep(chance.uniform(0.1, 0.9) * night.seconds)
-        workers = [found for found in processes_of(process.pid) if "spawn_main" in " ".join(found.cmdline())]
+        workers = [found for found in processes_of(process.pid) if "spawn_main" in command_of(found)]
         if workers:
-            chance.choice(workers).kill()
-            killed += 1
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                chance.choice(workers).kill()
+                killed += 1
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 1, errors
         assert_nothing_runs(process.pid)
