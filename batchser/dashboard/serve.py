@@ -23,6 +23,7 @@ from batchser.settings import Headerless, LimitSettings, RunSettings
 #: The names of this machine.
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _THREADS: Final = 8
+_WARM_S: Final = 5.0  # the first page, which is asked for at once, need not share the machine with the model's loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,15 @@ def serve(
         raise BatchserError(
             f"--listen {address.host}:{address.port}: cannot answer there ({error.strerror})"
         ) from error
-    threading.Thread(target=uploads.warm, daemon=True).start()
+    warming = threading.Timer(_WARM_S, uploads.warm)
+    warming.daemon = True
+    warming.start()
     say(f"http://{address.host}:{server.effective_port}/ shows {out}; Ctrl-C ends it")
     if not address.is_loopback:
         say("it has no passwords: whoever reaches it sees and hears everything; put a proxy with sign-on before it")
     try:
         server.run()
     finally:
+        warming.cancel()
         server.close()
         uploads.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import zlib
@@ -56,6 +57,7 @@ def packed_columns(columns: Mapping[str, Sequence[Any]]) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("batchser.pages"),

@@ -134,7 +134,8 @@ def honest_scores(calls: pd.DataFrame, search: Sequence[Path]) -> list[str]:
             continue
         bundles[bundle.sha256] = bundle
     said = []
-    for name, sha256 in sorted(set(zip(calls["model"], calls["model_sha256"], strict=True))):
+    models = calls[["model", "model_sha256"]].drop_duplicates().sort_values(["model", "model_sha256"])
+    for name, sha256 in models.itertuples(index=False):
         found = bundles.get(sha256)
         clips = found.scores.get("clips") if found else None
         if found is None or not clips:
