@@ -140,7 +140,7 @@ def pages(options: Options, uploads: Uploads, labels: Labels) -> flask.Blueprint
     @routes.get("/upload/sound")
     def upload_sound() -> flask.Response:
         shown = uploaded()[0]
-        return _sound({**shown.row, "path": shown.path}, shown.channel, UPLOAD_LIMITS, options.headerless)
+        return _sound(shown.row, shown.channel, UPLOAD_LIMITS, options.headerless)
 
     return routes
 

@@ -119,7 +119,7 @@ def pages(options: Options, labels: Labels) -> flask.Blueprint:
 
     def _stated(call: Mapping[str, Any]) -> dict[str, str]:
         """Return how a headerless recording is read, which training must be told, too."""
-        if options.listen_limits is None:
+        if options.listen_limits is None or options.headerless.encoding is None:
             return {}
         try:
             known = original(call["path"], options.listen_limits, options.headerless, call["duration_s"])

@@ -188,9 +188,10 @@ def _score(
     model = _model(folder, sha256)
     set_alarm(time_limit_s)
     try:
-        with contextlib.suppress(AudioError):  # its row will say
-            known = original(recording.path, settings.limits, headerless)
-            recording = replace(recording, encoding=known.encoding, rate_hz=known.rate_hz)
+        if headerless.encoding is not None:
+            with contextlib.suppress(AudioError):  # its row will say
+                known = original(recording.path, settings.limits, headerless)
+                recording = replace(recording, encoding=known.encoding, rate_hz=known.rate_hz)
         (outcome,) = score_recordings([recording], model, settings)
     finally:
         clear_alarm()
